@@ -1,0 +1,87 @@
+"""The errors of evoq-moo: every one is an :class:`EvoqError` and also the built-in error a caller would expect."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvoqError(Exception):
+    """Base of every error that evoq-moo raises on purpose."""
+
+
+class ArgumentError(EvoqError, ValueError):
+    """An argument is not of the allowed values; the message names it, what was given and what is allowed."""
+
+
+class UnknownNameError(ArgumentError):
+    """A name is not among the known ones; the message suggests the nearest."""
+
+
+class InfeasibleBudgetError(ArgumentError):
+    """No policy can meet a budget; the message states the smallest reachable value."""
+
+
+class BitWidthError(ArgumentError):
+    """A vector holds a value that is not an allowed bit-width of its gene."""
+
+
+class ImageError(EvoqError, ValueError):
+    """Images are missing, too few, unreadable or of the wrong shape."""
+
+
+class MissingFileError(EvoqError, FileNotFoundError):
+    """A file or folder isn't there."""
+
+
+class WeightsError(EvoqError, ValueError):
+    """Weights can't be read or don't fit the network."""
+
+
+class NetworkError(EvoqError, ValueError):
+    """A network can't be quantized or run on the samples."""
+
+
+class NonFiniteError(EvoqError, ArithmeticError):
+    """A network computes NaN or infinity; the message names the first layer where they appear."""
+
+
+class StoreError(EvoqError, OSError):
+    """An evaluation store is locked, damaged, not a store, or of another network."""
+
+
+class FormatError(EvoqError, ValueError):
+    """A file of ours (a front, a sensitivity table, a run) is damaged or of an unknown version."""
+
+
+class MissingPackageError(EvoqError, ImportError):
+    """An optional package is needed; the message says how to install it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the known name nearest to `name`, else all known names.
+
+    Args:
+        name: The unknown name.
+        known: The allowed names.
+    """
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(repr(n) for n in names[:20])
+    return f"known: {shown}{', ...' if len(names) > 20 else ''}"
+
+
+def check_name(argument: str, name: str, known: Iterable[str]) -> None:
+    """Raise :class:`UnknownNameError` unless `name` is among the known names.
+
+    Args:
+        argument: The argument's name, for the message.
+        name: What was given.
+        known: The allowed names.
+
+    Raises:
+        UnknownNameError: `name` is not known; the message suggests the nearest.
+    """
+    names = list(known)
+    if name not in names:
+        raise UnknownNameError(f"{argument}: unknown name {name!r}; {nearest(str(name), names)}")
