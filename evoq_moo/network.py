@@ -1,0 +1,261 @@
+"""`QuantizedNetwork`: a pre-trained network, its samples and ranges, and the difference of any policy."""
+
+import copy
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from evoq_moo import arithmetic
+from evoq_moo._compute import ComputePool, check_count
+from evoq_moo._setup import (
+    check_finite,
+    check_samples,
+    digest,
+    network_fingerprint,
+    ranges_fingerprint,
+    tabulate,
+    tensor_bytes,
+)
+from evoq_moo.cost import Cost, policy_cost
+from evoq_moo.difference import Metric, resolve
+from evoq_moo.engines.reference import ReferenceEngine, replace_layers
+from evoq_moo.errors import ArgumentError, NonFiniteError, check_name
+from evoq_moo.layers import Discovery, discover, fold_batch_norm, weight_of
+from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
+
+logger = logging.getLogger("evoq_moo")
+
+PINNED_BITS = 8
+"""Bit-width of pinned layers: the field's habit for the first and last layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one policy costs and changes.
+
+    Attributes:
+        difference: Output difference to the pre-trained network on the samples, in the metric's unit.
+        size_mib: Size of the quantized weights (MiB).
+        gbops: Bit operations (10^9 BOPs).
+    """
+
+    difference: float
+    size_mib: float
+    gbops: float
+
+
+class QuantizedModule(nn.Module):
+    """A network that computes with one policy: what :meth:`QuantizedNetwork.apply` returns.
+
+    Attributes:
+        network: The network with its layers quantized.
+        policy: The policy.
+    """
+
+    def __init__(self, *, network: nn.Module, policy: Policy) -> None:
+        super().__init__()
+        self.network = network
+        self.policy = policy
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the quantized network."""
+        return self.network(*args, **kwargs)
+
+
+class QuantizedNetwork:
+    """A pre-trained network made ready to be quantized by any policy.
+
+    The given module is copied and never changed. BatchNorm is folded, the quantizable layers are found by running
+    one sample, and clipping ranges are tabulated from the samples for every layer and bit-width from 2 to 8.
+
+    Args:
+        model: The pre-trained network; it is used in evaluation mode.
+        samples: Float32 `(samples, ...)`, as the network takes them.
+        weight_bits: Bit-widths the search may give to weights: any of 2..8, 16 and 32 (not quantized).
+        activation_bits: The same for each layer's input. One value, e.g. ``[8]`` or ``[32]``, searches weights only.
+        pinned: ``"ends"`` holds the layers that no layer feeds and those that feed none at 8 bits (the field's
+            habit), ``"none"`` pins nothing, names or a mapping from names to bit-widths pin those layers.
+        tied: One gene sets a layer's weight and activation bit-width.
+        overrides: For a layer's name, ``{"weight_bits": ..., "activation_bits": ...}`` instead of the defaults.
+        difference: ``"kl"``, ``"nmse"``, ``"cosine"``, ``"sqnr"``, ``"top1_flips"``, or a callable of
+            (float heads, quantized heads).
+        batch_size: Samples in a micro-batch. Results may depend on it in the last float32 digit, so it is part of
+            the fingerprint. Five keeps the activations of ImageNet networks in cache (measured).
+        threads: Micro-batches computed at once; None for one a core. Results do not depend on it.
+        progress: Show progress of the set-up on a terminal.
+
+    Attributes:
+        network: The folded float network.
+        samples: The samples.
+        space: The search space.
+        ranges: Clipping ranges of each layer by name.
+        float_heads: The float network's outputs on the samples.
+        metric: Name of the difference.
+        notes: What a user should know of the network, one sentence each.
+        identity: Fingerprint of the pre-trained network alone.
+        fingerprint: Fingerprint of weights, samples, arithmetic and metric: with a policy, it determines a difference.
+
+    Raises:
+        ArgumentError: An argument is not allowed.
+        UnknownNameError: `pinned`, `overrides` or `difference` name something unknown.
+        NetworkError: The network can't run on the samples or has no quantizable layer.
+        NonFiniteError: Its output is NaN or infinite; the message names the first layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Tensor,
+        *,
+        weight_bits: Iterable[int] = range(2, 9),
+        activation_bits: Iterable[int] = range(2, 9),
+        pinned: Literal["ends", "none"] | Iterable[str] | Mapping[str, int] = "ends",
+        tied: bool = False,
+        overrides: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
+        difference: str | Metric = "kl",
+        batch_size: int = 5,
+        threads: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"model: given {type(model).__name__}; allowed: a torch.nn.Module")
+        self.samples = check_samples(samples)
+        allowed_weight_bits = check_bits("weight_bits", weight_bits)
+        allowed_activation_bits = check_bits("activation_bits", activation_bits)
+        self.metric, self._difference = resolve(difference)
+        self._batch_size = check_count("batch_size", batch_size)
+        self._pool = ComputePool(threads=threads)
+        self._engine: ReferenceEngine | None = None
+
+        self.network = copy.deepcopy(model).eval().requires_grad_(False)
+        sample = self.samples[:1]
+        self.identity = network_fingerprint(self.network)
+        folded = self._pool.run(lambda: fold_batch_norm(self.network, sample))
+        self.discovery: Discovery = self._pool.run(lambda: discover(self.network, sample, folded))
+        self.notes = self.discovery.notes
+        for note in self.notes:
+            logger.info("%s", note)
+        self.space = SearchSpace.build(
+            self.discovery.layers,
+            weight_bits=allowed_weight_bits,
+            activation_bits=allowed_activation_bits,
+            pinned=self._pinned(pinned),
+            tied=tied,
+            overrides=overrides,
+        )
+        self.float_heads, self.ranges = tabulate(
+            self.network, self._batches, self.space.layer_names, self._pool, progress=progress
+        )
+        # A metric that can't judge this network's output should say so now, not after an hour of search.
+        self._measure(self.float_heads)
+        self.fingerprint = digest(
+            self.identity.encode(),
+            tensor_bytes(self.samples),
+            ranges_fingerprint(self.ranges).encode(),
+            f"arithmetic {arithmetic.VERSION}, {ReferenceEngine.name}, micro-batches of {batch_size}".encode(),
+            self.metric.encode(),
+        )
+
+    def _pinned(self, pinned: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+        if isinstance(pinned, Mapping):
+            return dict(pinned)
+        if isinstance(pinned, str):
+            check_name("pinned", pinned, ("ends", "none"))
+            ends = self.discovery.first + self.discovery.last
+            return dict.fromkeys(ends, PINNED_BITS) if pinned == "ends" else {}
+        return dict.fromkeys(pinned, PINNED_BITS)
+
+    @property
+    def _batches(self) -> Sequence[Tensor]:
+        return torch.split(self.samples, self._batch_size)
+
+    @property
+    def engine(self) -> ReferenceEngine:
+        """The engine that computes policies, made on first use."""
+        if self._engine is None:
+            self._engine = ReferenceEngine(
+                network=copy.deepcopy(self.network),
+                samples=self.samples,
+                ranges=self.ranges,
+                batch_size=self._batch_size,
+                pool=self._pool,
+            )
+        return self._engine
+
+    def set_threads(self, threads: int | None) -> None:
+        """Compute this many micro-batches at once from now on; None for one a core. Results stay the same.
+
+        Raises:
+            ArgumentError: Not a positive integer or None.
+        """
+        self._pool = ComputePool(threads=threads)
+        self._engine = None
+
+    def _measure(self, heads: list[Tensor]) -> float:
+        value = self._pool.run(lambda: float(self._difference(self.float_heads, heads)))
+        if not math.isfinite(value):
+            raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
+        return value
+
+    def difference_of(self, bits: npt.ArrayLike) -> float:
+        """Return the output difference of bit-widths `(layers, 2)`, whether or not the space holds them.
+
+        Raises:
+            NonFiniteError: The quantized network computes NaN or infinity; the message names the first layer.
+        """
+        array = Policy.from_array(self.space.layer_names, bits).to_array()
+        heads = self.engine.heads(array)
+        if not all(head.isfinite().all() for head in heads):
+            with self.engine.bits(array) as network:
+                check_finite(heads, network, self._batches, f"policy {array.tolist()}")
+        return self._measure(heads)
+
+    def evaluate(self, policy: Policy) -> Evaluation:
+        """Return the difference and costs of one policy.
+
+        Raises:
+            ArgumentError: The policy is of another network's layers.
+        """
+        cost = self.cost(policy)
+        return Evaluation(difference=self.difference_of(policy.to_array()), size_mib=cost.size_mib, gbops=cost.gbops)
+
+    def cost(self, policy: Policy) -> Cost:
+        """Return the costs of one policy; needs no computation of the network.
+
+        Raises:
+            ArgumentError: The policy is of another network's layers.
+        """
+        return policy_cost(self.space.layers, self._bits_of(policy))
+
+    def uniform(self, bits: int) -> Policy:
+        """Return the policy with every gene at the allowed bit-width nearest to `bits`; pinned layers stay pinned."""
+        return self.space.policy(self.space.uniform(bits))
+
+    def apply(self, policy: Policy) -> QuantizedModule:
+        """Return a copy of the network that computes with a policy.
+
+        Raises:
+            ArgumentError: The policy is of another network's layers.
+        """
+        bits = self._bits_of(policy)
+        network = copy.deepcopy(self.network)
+        wrapped = replace_layers(network, self.ranges)
+        for layer, (w, a) in zip(wrapped, bits.tolist(), strict=True):
+            layer.set_bits(w, a, float_weight=weight_of(layer.layer))
+        return QuantizedModule(network=network, policy=policy).eval()
+
+    def _bits_of(self, policy: Policy) -> IntArray:
+        if policy.layers != self.space.layer_names:
+            raise ArgumentError(
+                f"policy: is of layers {policy.layers[:3]}...; allowed: this network's, {self.space.layer_names[:3]}..."
+            )
+        return policy.to_array()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engine": None}
