@@ -1,0 +1,117 @@
+"""Evaluating policies: from the store where they are known, by the network (or workers) where not."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evoq_moo.errors import ArgumentError
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.space import FloatArray, IntArray
+from evoq_moo.store import EvaluationStore, policy_key
+from evoq_moo.workers import NetworkFactory, Workers
+
+
+def open_store(store: EvaluationStore | str | Path | None) -> EvaluationStore:
+    """Return a store: the given one, one at a path, or one in memory.
+
+    Raises:
+        ArgumentError: None of these.
+        StoreError: The file can't be used.
+    """
+    if isinstance(store, EvaluationStore):
+        return store
+    if store is None:
+        return EvaluationStore(":memory:")
+    if not isinstance(store, str | Path):
+        raise ArgumentError(f"store: given {type(store).__name__}; allowed: a path, an EvaluationStore or None")
+    return EvaluationStore(store)
+
+
+class Evaluator:
+    """Gives the difference of policies, each computed at most once.
+
+    Args:
+        network: The network.
+        store: Where results are kept: a path, an open store, or None for memory.
+        workers: Evaluate on this many processes of our own.
+        executor: Or on this `concurrent.futures.Executor`.
+        recipe: With `executor`: makes the network in a worker.
+
+    Attributes:
+        computed: How many policies were computed, not found in the store, so far.
+
+    Raises:
+        StoreError: The store can't be used or belongs to another network.
+        ArgumentError: The arguments don't fit together.
+    """
+
+    def __init__(
+        self,
+        network: QuantizedNetwork,
+        *,
+        store: EvaluationStore | str | Path | None = None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        recipe: NetworkFactory | None = None,
+    ) -> None:
+        self.network = network
+        self._workers: Workers | None = None
+        self.store = open_store(store)
+        self.store.bind(network.identity)
+        if workers is not None or executor is not None:
+            self._workers = Workers(network, workers=workers, executor=executor, recipe=recipe)
+        self.computed = 0
+
+    def differences(self, bits: IntArray, *, on_result: Callable[[], None] | None = None) -> FloatArray:
+        """Return the differences of policies.
+
+        Every result is in the store as soon as it is known, so nothing is lost when this is interrupted.
+
+        Args:
+            bits: Bit-widths, int64 `(n, layers, 2)`.
+            on_result: Called after each policy that had to be computed.
+
+        Returns:
+            Float64 `(n,)`.
+
+        Raises:
+            NonFiniteError: A quantized network computes NaN or infinity.
+            StoreError: The store can't be read or written.
+        """
+        keys = [policy_key(b) for b in bits]
+        known = self.store.get(self.network.fingerprint, list(dict.fromkeys(keys)))
+        missing = {key: b for key, b in zip(keys, bits, strict=True) if key not in known}
+
+        def take(key: bytes, value: float) -> None:
+            self.store.put(self.network.fingerprint, {key: value})
+            known[key] = value
+            self.computed += 1
+            if on_result is not None:
+                on_result()
+
+        if self._workers is None:
+            for key, policy in missing.items():
+                take(key, self.network.difference_of(policy))
+        else:
+            futures = self._workers.submit(list(missing.values()))
+            key_of = dict(zip(futures, missing, strict=True))
+            try:
+                for future in as_completed(futures):
+                    take(key_of[future], future.result())
+            finally:
+                for future in futures:
+                    future.cancel()
+        return np.array([known[key] for key in keys], dtype=np.float64)
+
+    def close(self) -> None:
+        """End the worker processes and close the store."""
+        if self._workers is not None:
+            self._workers.close()
+        self.store.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pool of processes can't be sent to another process; the copy computes by itself, with the same results.
+        return {**self.__dict__, "_workers": None}

@@ -1,0 +1,210 @@
+"""The evaluation store: every difference ever computed, on disk as soon as it is known.
+
+One SQLite file in WAL mode holds `(fingerprint, policy) -> difference`. Evaluations are deterministic, so no policy is
+ever paid for twice, and a search is resumed by running it again with the same seed: it replays from the store, bit for
+bit, after any kill, with no pickles.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evoq_moo.errors import StoreError
+from evoq_moo.space import FloatArray, IntArray
+
+_APPLICATION_ID = 0x45764F51  # "EvOQ"
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS networks (identity TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS evaluations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    fingerprint TEXT NOT NULL,
+    policy BLOB NOT NULL,
+    difference REAL NOT NULL,
+    UNIQUE (fingerprint, policy)
+);
+"""
+
+
+def policy_key(bits: IntArray) -> bytes:
+    """Return the bytes that stand for bit-widths `(layers, 2)` in the store."""
+    return bits.astype(np.uint8).tobytes()
+
+
+class EvaluationStore:
+    """Differences by fingerprint and policy, in one SQLite file.
+
+    Several processes may use one store at once. A store belongs to the first network evaluated with it, so that a
+    mistaken path is noticed, unless it is opened as shared.
+
+    Args:
+        path: The file; it is made if it isn't there. ``":memory:"`` keeps everything in memory.
+        shared: Allow evaluations of several networks in one store.
+        timeout: How long to wait for another process that writes (seconds).
+
+    Raises:
+        StoreError: The file is not a store, is damaged, locked, of a newer version, or can't be written.
+    """
+
+    def __init__(self, path: str | Path, *, shared: bool = False, timeout: float = 30.0) -> None:
+        self.path = str(path)
+        self.shared = shared
+        self.timeout = timeout
+        self._connection: sqlite3.Connection | None = None
+        self._open()
+
+    def _open(self) -> None:
+        if self.path != ":memory:":
+            parent = Path(self.path).parent
+            if not parent.is_dir():
+                raise StoreError(f"store: the folder {parent} isn't there")
+        with self._reported():
+            # Autocommit: each evaluation is on disk once its statement returns.
+            connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
+            self._connection = connection
+            found = connection.execute("PRAGMA application_id").fetchone()[0]
+            empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if not empty and found != _APPLICATION_ID:
+                connection.close()
+                raise StoreError(f"store {self.path}: is another program's SQLite file; give a path of its own")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if not empty and version != _VERSION:
+                connection.close()
+                raise StoreError(f"store {self.path}: given version {version}; allowed: {_VERSION}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            # In WAL mode NORMAL survives a killed process whole; only a power cut can lose the newest rows.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            if empty:
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.executescript(_SCHEMA)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            locked = "locked" in str(error) or "busy" in str(error)
+            hint = f"; another process held it for {self.timeout:g} s" if locked else ""
+            raise StoreError(f"store {self.path}: {error}{hint}") from error
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"store {self.path}: not a store, or damaged ({error}); move it away to begin a new one"
+            ) from error
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f"store {self.path}: is closed")
+        return self._connection
+
+    def bind(self, identity: str) -> None:
+        """Note that a network's evaluations go here.
+
+        Args:
+            identity: Fingerprint of the pre-trained network.
+
+        Raises:
+            StoreError: The store belongs to another network.
+        """
+        with self._reported():
+            known = [row[0] for row in self._database.execute("SELECT identity FROM networks")]
+            if identity in known:
+                return
+            if known and not self.shared:
+                raise StoreError(
+                    f"store {self.path}: belongs to another network ({known[0][:12]}..., given {identity[:12]}...); "
+                    "give another path, or EvaluationStore(path, shared=True) to keep several networks in one file"
+                )
+            self._database.execute("INSERT OR IGNORE INTO networks VALUES (?)", (identity,))
+
+    def get(self, fingerprint: str, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """Return the known differences among some policies.
+
+        Args:
+            fingerprint: Fingerprint of weights, samples, arithmetic and metric.
+            keys: Policies as :func:`policy_key` gives them.
+        """
+        found: dict[bytes, float] = {}
+        with self._reported():
+            for i in range(0, len(keys), 500):
+                part = keys[i : i + 500]
+                marks = ",".join("?" * len(part))
+                found.update(
+                    self._database.execute(
+                        f"SELECT policy, difference FROM evaluations WHERE fingerprint = ? AND policy IN ({marks})",  # noqa: S608 - only question marks
+                        (fingerprint, *part),
+                    ).fetchall()
+                )
+        return found
+
+    def put(self, fingerprint: str, differences: Mapping[bytes, float]) -> None:
+        """Add differences; on disk when this returns. What is already there stays as it is."""
+        rows = [(fingerprint, key, value) for key, value in differences.items()]
+        with self._reported(), self._transaction():
+            self._database.executemany(
+                "INSERT OR IGNORE INTO evaluations (fingerprint, policy, difference) VALUES (?, ?, ?)", rows
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def count(self, fingerprint: str | None = None) -> int:
+        """Return the number of evaluations, all or those of one fingerprint."""
+        where, arguments = ("", ()) if fingerprint is None else (" WHERE fingerprint = ?", (fingerprint,))
+        with self._reported():
+            query = f"SELECT count(*) FROM evaluations{where}"  # noqa: S608 - `where` is one of two constants
+            return int(self._database.execute(query, arguments).fetchone()[0])
+
+    def archive(self, fingerprint: str, layers: int) -> tuple[IntArray, FloatArray]:
+        """Return every evaluation of a fingerprint in the order they were added.
+
+        Args:
+            fingerprint: Fingerprint of weights, samples, arithmetic and metric.
+            layers: Number of layers of the network.
+
+        Returns:
+            Bit-widths int64 `(n, layers, 2)` and differences float64 `(n,)`.
+        """
+        with self._reported():
+            rows = self._database.execute(
+                "SELECT policy, difference FROM evaluations WHERE fingerprint = ? ORDER BY id", (fingerprint,)
+            ).fetchall()
+        bits = np.frombuffer(b"".join(row[0] for row in rows), dtype=np.uint8).astype(np.int64)
+        return bits.reshape(len(rows), layers, 2), np.array([row[1] for row in rows], dtype=np.float64)
+
+    def close(self) -> None:
+        """Close the file; the store can't be used after."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> "EvaluationStore":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # An unclosed sqlite3 connection warns when it is collected.
+        connection = self.__dict__.get("_connection")
+        if connection is not None:
+            connection.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_connection": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()

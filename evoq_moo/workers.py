@@ -1,0 +1,100 @@
+"""Worker processes: each builds the network once and gets integer vectors only."""
+
+import pickle
+import signal
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+from evoq_moo._compute import check_count
+from evoq_moo.errors import ArgumentError
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.space import IntArray
+
+NetworkFactory = Callable[[], QuantizedNetwork]
+"""Makes the network in a worker: a picklable function of no arguments, e.g. a `functools.partial`."""
+
+_networks: dict[str, QuantizedNetwork] = {}
+"""Networks this worker process has built, by fingerprint."""
+
+
+def _receive(pickled: bytes) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Bytes that our own parent process sent over its pipe; never a file.
+    network: QuantizedNetwork = pickle.loads(pickled)  # noqa: S301
+    network.set_threads(1)
+    _networks[network.fingerprint] = network
+
+
+def _evaluate(fingerprint: str, recipe: NetworkFactory | None, bits: IntArray) -> float:
+    network = _networks.get(fingerprint)
+    if network is None:
+        if recipe is None:
+            raise ArgumentError("executor: a worker has no network; give recipe=, a function that makes it")
+        network = recipe()
+        network.set_threads(1)
+        if network.fingerprint != fingerprint:
+            raise ArgumentError(
+                f"recipe: made a network with fingerprint {network.fingerprint[:12]}...; allowed: the problem's, "
+                f"{fingerprint[:12]}... (same weights, samples, ranges and metric)"
+            )
+        _networks[fingerprint] = network
+    return network.difference_of(bits)
+
+
+class Workers:
+    """Evaluates policies on an executor.
+
+    Args:
+        network: The network.
+        workers: Start this many processes of our own, one torch thread each.
+        executor: Or use this executor, e.g. Dask's `client.get_executor()`. It stays open.
+        recipe: With `executor`: a picklable function of no arguments that makes the same network in a worker.
+
+    Raises:
+        ArgumentError: Not exactly one of `workers` and `executor`; `executor` without `recipe`; or the network can't
+            be sent to other processes (e.g. a difference that is a lambda).
+    """
+
+    def __init__(
+        self,
+        network: QuantizedNetwork,
+        *,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        recipe: NetworkFactory | None = None,
+    ) -> None:
+        if (workers is None) == (executor is None):
+            raise ArgumentError("workers, executor: give one of them")
+        if executor is not None and recipe is None:
+            raise ArgumentError(
+                "recipe: given None; allowed with executor=: a picklable function that makes the network"
+            )
+        self._fingerprint = network.fingerprint
+        self._recipe = recipe
+        self._own: ProcessPoolExecutor | None = None
+        if executor is not None:
+            self._executor: Executor = executor
+            return
+        try:
+            pickled = pickle.dumps(network)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ArgumentError(
+                f"workers: the network can't be sent to other processes ({error}); "
+                "allowed: models and differences defined at the top level of a module"
+            ) from error
+        # Forking a process that runs torch threads can hang it.
+        self._own = ProcessPoolExecutor(
+            check_count("workers", workers), mp_context=get_context("spawn"), initializer=_receive, initargs=(pickled,)
+        )
+        self._executor = self._own
+
+    def submit(self, policies: list[IntArray]) -> list[Future[float]]:
+        """Start evaluating policies `(layers, 2)` and return their futures, in order."""
+        return [self._executor.submit(_evaluate, self._fingerprint, self._recipe, bits) for bits in policies]
+
+    def close(self) -> None:
+        """End the processes of our own; a given executor stays open."""
+        if self._own is not None:
+            self._own.shutdown(cancel_futures=True)
