@@ -1,0 +1,47 @@
+"""Mixed-precision quantization of neural networks as a multi-objective search: EvoQ for pymoo.
+
+Re-implemented from the abstract of "EvoQ: Mixed Precision Quantization of DNNs via Sensitivity Guided Evolutionary
+Search" (Yuan, Chen, Hu, Peng; IJCNN 2020); what the abstract leaves open is our choice, and marked so.
+"""
+
+from evoq_moo import zoo
+from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo.cost import Cost
+from evoq_moo.data import LabelledImages, load_samples
+from evoq_moo.errors import EvoqError
+from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
+from evoq_moo.preprocess import Preprocess
+from evoq_moo.recipe import Recipe
+from evoq_moo.search import SearchRun, guided_nsga2, run_search
+from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.sensitivity_scan import measure_sensitivity
+from evoq_moo.space import LayerInfo, Policy, SearchSpace
+from evoq_moo.store import EvaluationStore
+
+__all__ = [
+    "Accuracy",
+    "Cost",
+    "Evaluation",
+    "EvaluationStore",
+    "EvoqError",
+    "FrontPoint",
+    "LabelledImages",
+    "LayerInfo",
+    "ParetoFront",
+    "Policy",
+    "Preprocess",
+    "QuantizedModule",
+    "QuantizedNetwork",
+    "Recipe",
+    "SearchRun",
+    "SearchSpace",
+    "SensitivityTable",
+    "evaluate_accuracy",
+    "guided_nsga2",
+    "load_samples",
+    "measure_sensitivity",
+    "run_search",
+    "zoo",
+]
+__version__ = "0.1.0"

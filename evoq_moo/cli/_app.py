@@ -1,0 +1,267 @@
+"""The commands."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from evoq_moo import zoo
+from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
+from evoq_moo.difference import METRICS
+from evoq_moo.errors import ArgumentError
+from evoq_moo.front import ParetoFront, check_costs
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.preprocess import Preprocess
+from evoq_moo.recipe import Recipe
+from evoq_moo.run import RunSettings, execute, load_front, recipe_of
+from evoq_moo.search import SearchRun
+from evoq_moo.space import Policy
+
+app = typer.Typer(
+    name="evoq",
+    help="Mixed-precision quantization of neural networks as a multi-objective search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]
+Workers = Annotated[int | None, typer.Option(help="Evaluate on this many processes instead.")]
+Resize = Annotated[int | None, typer.Option(help="Shorter side before the crop (pixels); 0: no resize.")]
+Crop = Annotated[int | None, typer.Option(help="Side of the network's input (pixels).")]
+Mean = Annotated[str | None, typer.Option(help="Per-channel mean on the 0..1 scale, like 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Per-channel standard deviation on the 0..1 scale.")]
+
+
+@app.callback()
+def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes on the network.")] = False) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+    )
+
+
+@app.command()
+def search(
+    model: Annotated[str, typer.Argument(help="Name of a zoo entry (see `evoq models`).")] = "",
+    *,
+    factory: Annotated[
+        str | None, typer.Option("--model", help="Instead of a name: package.module:factory of any torch module.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights file, or a torchvision weights name.")] = None,
+    samples: Annotated[str | None, typer.Option(help="Folder of images or .npz file; no labels needed.")] = None,
+    count: Annotated[int, typer.Option(help="Number of samples.")] = 50,
+    samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    weight_bits: Annotated[str, typer.Option(help="Allowed weight bit-widths, like 2-8 or 2,4,8.")] = "2-8",
+    activation_bits: Annotated[
+        str, typer.Option(help="Allowed activation bit-widths; 8: search weights only.")
+    ] = "2-8",
+    pinned: Annotated[str, typer.Option(help="Layers held at 8 bits: ends, none, or names with commas.")] = "ends",
+    tied: Annotated[bool, typer.Option("--tied", help="One bit-width for a layer's weights and activation.")] = False,
+    difference: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "kl",
+    objectives: Annotated[str, typer.Option(help="Any of difference,size,bops.")] = "difference,bops",
+    budget: Annotated[
+        list[str] | None, typer.Option(help="A limit: 'bops<=5', 'size_mib<=2' or 'difference<=0.01'; repeatable.")
+    ] = None,
+    evaluations: Annotated[int, typer.Option(help="Evaluations of the search, sensitivity scan not counted.")] = 1000,
+    pop_size: Annotated[int, typer.Option(help="Population size of NSGA-II.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    workers: Workers = None,
+    threads: Threads = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the same one resumes it.")] = Path(
+        "run"
+    ),
+) -> None:
+    """Search for the front of output difference against cost. Ctrl-C leaves a front; the same command goes on."""
+    if bool(model) == bool(factory):
+        raise ArgumentError(f"model: give a name ({', '.join(zoo.names())}) or --model package.module:factory")
+    name = factory or model
+    recipe = Recipe(
+        model=name,
+        weights=weights,
+        samples=samples,
+        count=count,
+        samples_seed=samples_seed,
+        preprocess=_preprocess(name, weights, resize=resize, crop=crop, mean=mean, std=std),
+        weight_bits=parse_bits("weight-bits", weight_bits),
+        activation_bits=parse_bits("activation-bits", activation_bits),
+        pinned=pinned if pinned in {"ends", "none"} else parse_names(pinned),
+        tied=tied,
+        difference=difference,
+    )
+    settings = RunSettings(
+        recipe=recipe,
+        objectives=parse_names(objectives),
+        budgets=parse_budgets(budget or []),
+        pop_size=pop_size,
+        seed=seed,
+    )
+    run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads)
+    _print_run(run, output)
+
+
+@app.command()
+def show(
+    front: Annotated[Path, typer.Argument(help="Folder of a run, or a front file.")],
+    *,
+    bops: Annotated[float | None, typer.Option(help="Only points of at most so many GBOPs.")] = None,
+    size_mib: Annotated[float | None, typer.Option(help="Only points of at most this size (MiB).")] = None,
+    difference: Annotated[float | None, typer.Option(help="Only points of at most this difference.")] = None,
+    pick: Annotated[str | None, typer.Option(help="Show one policy: knee, difference, size, bops, or a row.")] = None,
+) -> None:
+    """Show a front as a table, or one of its policies layer by layer."""
+    loaded = load_front(front)
+    if pick is not None:
+        _print_policy(loaded, loaded.pick(pick))
+    else:
+        console.print(loaded.under(bops=bops, size_mib=size_mib, difference=difference).table(title=str(front)))
+
+
+@app.command()
+def evaluate(
+    front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
+    *,
+    pick: Annotated[str, typer.Option(help="Which policy: knee, difference, size, bops, or a row.")] = "knee",
+    images: Annotated[str | None, typer.Option(help="Labelled images: a folder or .npz file.")] = None,
+    labels: Annotated[str | None, typer.Option(help="CSV file with columns file,label.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    threads: Threads = None,
+) -> None:
+    """Measure the accuracy of one policy of a front beside the float network's."""
+    loaded = load_front(front)
+    recipe = recipe_of(loaded)
+    policy = loaded.pick(pick)
+    network = recipe(threads=threads, progress=True)
+    check_costs([loaded.point_of(policy)], network.space)
+    preprocess = _changed(recipe.load_model()[1], resize=resize, crop=crop)
+    _print_policy(loaded, policy)
+    _print_accuracy(*_accuracies(network, policy, recipe.model, images, labels, preprocess, limit))
+
+
+@app.command()
+def models() -> None:
+    """List the networks that are known by name."""
+    table = Table()
+    for column in ("name", "task", "dataset", "input", "classes", "weights"):
+        table.add_column(column)
+    for name in zoo.names():
+        entry = zoo.entry(name)
+        if entry.extra is not None:
+            weights = f"in extra {entry.extra}"
+        else:
+            weights = "embedded" if entry.own_weights is not None else "give --weights"
+        size = "x".join(str(side) for side in entry.input_size)
+        table.add_row(name, entry.task, entry.dataset, size, str(entry.classes), weights)
+    console.print(table)
+
+
+@app.command()
+def demo(
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("demo"),
+    evaluations: Annotated[int, typer.Option(help="Evaluations of the search.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Run the main job on the embedded digits network: scan, search, front, knee, accuracy. No files needed."""
+    console.print("A small residual network on 8x8 digits, trained here once and kept in the cache.")
+    recipe = Recipe(model="digits")
+    run = execute(RunSettings(recipe=recipe, seed=seed), output, evaluations=evaluations, threads=threads)
+    _print_run(run, output)
+    network = recipe(threads=threads)
+    knee = run.front.knee()
+    _print_policy(run.front, knee)
+    _print_accuracy(*_accuracies(network, knee, "digits", None, None, recipe.load_model()[1], None))
+
+
+def _changed(
+    base: Preprocess, *, resize: int | None, crop: int | None, mean: str | None = None, std: str | None = None
+) -> Preprocess:
+    changes: dict[str, Any] = {}
+    if resize is not None:
+        changes["resize"] = resize or None
+    if crop is not None:
+        changes["crop"] = crop
+    if mean is not None:
+        changes["mean"] = parse_values("mean", mean)
+    if std is not None:
+        changes["std"] = parse_values("std", std)
+    return base.replace(**changes) if changes else base
+
+
+def _preprocess(
+    name: str, weights: str | None, *, resize: int | None, crop: int | None, mean: str | None, std: str | None
+) -> dict[str, Any] | None:
+    """Return the preprocessing that options change, as JSON data; None where they change nothing."""
+    if resize is None and crop is None and mean is None and std is None:
+        return None
+    if ":" in name:
+        if crop is None:
+            raise ArgumentError(
+                "crop: given none; with --model package.module:factory, --crop is needed to change others"
+            )
+        base = Preprocess(crop=crop)
+    else:
+        base = Recipe(model=name, weights=weights).load_model()[1]
+    return _changed(base, resize=resize, crop=crop, mean=mean, std=std).to_json()
+
+
+def _accuracies(
+    network: QuantizedNetwork,
+    policy: Policy,
+    model: str,
+    images: str | None,
+    labels: str | None,
+    preprocess: Preprocess,
+    limit: int | None,
+) -> tuple[Accuracy, Accuracy]:
+    source: Any = images
+    source_labels: Any = labels
+    if images is None:
+        default = zoo.entry(model).default_labelled if ":" not in model else None
+        if default is None:
+            raise ArgumentError(f"images: given none; {model} has no labelled images of its own: give a folder or .npz")
+        source, source_labels = default()
+    options: dict[str, Any] = {"labels": source_labels, "preprocess": preprocess, "limit": limit}
+    exact = evaluate_accuracy(network.network, source, **options)
+    quantized = evaluate_accuracy(network.apply(policy), source, reference=network.network, **options)
+    return exact, quantized
+
+
+def _print_run(run: SearchRun, output: Path) -> None:
+    console.print(run.front.table(title=f"Pareto front of {len(run.vectors)} policies"))
+    console.print(f"files: {output}/front.json, front.png, sensitivity.json, evaluations.sqlite", highlight=False)
+    if run.interrupted:
+        console.print("interrupted: this is the front so far; the same command goes on", style="yellow")
+
+
+def _print_policy(front: ParetoFront, policy: Policy) -> None:
+    point = front.point_of(policy)
+    console.print(
+        f"difference {point.difference:.4g}, size {point.size_mib:.4g} MiB, {point.gbops:.4g} GBOPs", highlight=False
+    )
+    table = Table("layer", "weight bits", "activation bits")
+    for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
+        table.add_row(name, str(weight), str(activation))
+    console.print(table)
+
+
+def _print_accuracy(exact: Accuracy, quantized: Accuracy) -> None:
+    table = Table("network", "images", "top-1 (%)", "top-5 (%)", "agreement with float (%)")
+    for name, found in (("float", exact), ("quantized", quantized)):
+        columns = [found.top1, found.top5, found.agreement]
+        table.add_row(name, str(found.count), *("-" if v is None else f"{100 * v:.2f}" for v in columns))
+    console.print(table)

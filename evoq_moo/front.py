@@ -1,0 +1,341 @@
+"""Pareto fronts of policies: a table, a knee, budgets, a file."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import moocore
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from evoq_moo._files import read_json, write_atomically
+from evoq_moo.cost import cost_matrix
+from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, check_name
+from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace
+
+FORMAT = "evoq-moo/front"
+OBJECTIVES = ("difference", "size", "bops")
+_ATTRIBUTES = {"difference": "difference", "size": "size_mib", "bops": "gbops"}
+_SMALLEST_DIFFERENCE = 1e-12
+
+
+class PolicyProblem(Protocol):
+    """What a front needs to know of a problem."""
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+
+    def values(self, X: IntArray, *, all_values: bool = ...) -> dict[str, FloatArray]:
+        """Return ``"difference"``, ``"size"`` and ``"bops"`` of vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """One policy of a front with its values.
+
+    Attributes:
+        policy: The bit-widths.
+        difference: Output difference to the pre-trained network, in the metric's unit.
+        size_mib: Size of the quantized weights (MiB).
+        gbops: Bit operations (10^9 BOPs).
+    """
+
+    policy: Policy
+    difference: float
+    size_mib: float
+    gbops: float
+
+    def value(self, objective: str) -> float:
+        """Return ``"difference"``, ``"size"`` (MiB) or ``"bops"`` (10^9 BOPs)."""
+        check_name("objective", objective, OBJECTIVES)
+        return float(getattr(self, _ATTRIBUTES[objective]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoFront:
+    """Nondominated policies, ordered by the first cost objective from small to large.
+
+    Attributes:
+        points: The policies with their values.
+        objectives: What they are nondominated in.
+        provenance: Where the front comes from: plain JSON data.
+    """
+
+    points: tuple[FrontPoint, ...]
+    objectives: tuple[str, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise ArgumentError(f"objectives: given none; allowed: one or more of {OBJECTIVES}")
+        for objective in self.objectives:
+            check_name("objectives", objective, OBJECTIVES)
+
+    @classmethod
+    def from_result(cls, result: Any) -> "ParetoFront":
+        """Build the front of a pymoo result on a :class:`MixedPrecisionProblem`.
+
+        It holds what the algorithm ended with; with `archive=` in the algorithm, all that it found.
+
+        Args:
+            result: What `pymoo.optimize.minimize` returns.
+
+        Raises:
+            ArgumentError: The result is of another kind of problem.
+            InfeasibleBudgetError: The search found no policy that meets the budgets.
+        """
+        problem: Any = getattr(result, "problem", None)
+        if not hasattr(problem, "space") or not hasattr(problem, "values"):
+            raise ArgumentError(
+                f"result: is of problem {type(problem).__name__}; allowed: a pymoo result on a MixedPrecisionProblem"
+            )
+        if result.X is None:
+            raise InfeasibleBudgetError(f"result: no policy within the budgets {dict(problem.budgets)} was found")
+        X = np.atleast_2d(result.X)
+        if result.archive is not None and len(result.archive):
+            members = result.archive[result.archive.get("FEAS").flatten()]
+            X = np.concatenate([X, members.get("X")])
+        return cls.from_vectors(problem, X)
+
+    @classmethod
+    def from_vectors(
+        cls, problem: PolicyProblem, X: npt.ArrayLike, *, provenance: Mapping[str, Any] | None = None
+    ) -> "ParetoFront":
+        """Build the front of some vectors of a problem; equal values are kept once, dominated vectors dropped.
+
+        Args:
+            problem: The problem; values that it does not know yet are evaluated.
+            X: Vectors `(n, n_var)`, all feasible.
+            provenance: Where they come from: plain JSON data.
+        """
+        vectors = np.unique(problem.space.check(X), axis=0)
+        values = problem.values(vectors, all_values=True)
+        F = np.stack([values[name] for name in problem.objectives], axis=1)
+        kept = np.flatnonzero(moocore.is_nondominated(F, keep_weakly=False))
+        policies = [problem.space.policy(vectors[i]) for i in kept]
+        points = [
+            FrontPoint(
+                policy=policy,
+                difference=float(values["difference"][i]),
+                size_mib=float(values["size"][i]),
+                gbops=float(values["bops"][i]),
+            )
+            for policy, i in zip(policies, kept, strict=True)
+        ]
+        return cls(
+            points=_ordered(points, problem.objectives), objectives=problem.objectives, provenance=provenance or {}
+        )
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[FrontPoint]:
+        return iter(self.points)
+
+    def __getitem__(self, index: int) -> FrontPoint:
+        return self.points[index]
+
+    def values(self, objective: str) -> FloatArray:
+        """Return one objective of every point, float64 `(points,)`: ``"difference"``, ``"size"`` or ``"bops"``."""
+        return np.array([point.value(objective) for point in self.points], dtype=np.float64)
+
+    def point_of(self, policy: Policy) -> FrontPoint:
+        """Return the point of a policy.
+
+        Raises:
+            ArgumentError: The policy is not on the front.
+        """
+        for point in self.points:
+            if point.policy == policy:
+                return point
+        raise ArgumentError("policy: is not on this front")
+
+    def best(self, objective: str) -> Policy:
+        """Return the policy with the smallest value of an objective.
+
+        Args:
+            objective: ``"difference"``, ``"size"`` or ``"bops"``.
+
+        Raises:
+            UnknownNameError: No such objective.
+            ArgumentError: The front is empty.
+        """
+        check_name("objective", objective, OBJECTIVES)
+        return min(self._some_points(), key=lambda point: point.value(objective)).policy
+
+    def under(
+        self, *, bops: float | None = None, size_mib: float | None = None, difference: float | None = None
+    ) -> "ParetoFront":
+        """Return the part of the front within limits.
+
+        Args:
+            bops: At most so many bit operations (10^9 BOPs).
+            size_mib: At most this weight size (MiB).
+            difference: At most this difference.
+
+        Raises:
+            InfeasibleBudgetError: No point is within the limits; states the smallest on the front.
+        """
+        limits = {"bops": bops, "size": size_mib, "difference": difference}
+        points: Sequence[FrontPoint] = self._some_points()
+        for objective, limit in limits.items():
+            if limit is None:
+                continue
+            within = [point for point in points if point.value(objective) <= limit]
+            if not within:
+                smallest = min(point.value(objective) for point in points)
+                raise InfeasibleBudgetError(
+                    f"{objective}: given at most {limit:g}; the smallest on this front"
+                    f"{' within the other limits' if len(points) < len(self) else ''} is {smallest:.6g}"
+                )
+            points = within
+        return ParetoFront(points=tuple(points), objectives=self.objectives, provenance=self.provenance)
+
+    def knee(self) -> Policy:
+        """Return the policy farthest below the hyperplane through the front's extremes.
+
+        Objectives are scaled to 0..1 over the front, the difference on a log10 scale where it is positive
+        (differences span decades). The distance to the hyperplane sum(f) = 1 is that of Das (1999); a tie goes to the
+        smaller difference.
+
+        Raises:
+            ArgumentError: The front is empty.
+        """
+        points = self._some_points()
+        F = self.scaled()
+        return min(zip(F.sum(axis=1), points, strict=True), key=lambda pair: (pair[0], pair[1].difference))[1].policy
+
+    def scaled(self) -> FloatArray:
+        """Return the objectives scaled to 0..1 over the front, float64 `(points, objectives)`.
+
+        The difference is on a log10 scale where it is a non-negative one.
+        """
+        columns = []
+        for objective in self.objectives:
+            column = self.values(objective)
+            if objective == "difference" and (column >= 0).all():
+                column = np.log10(np.maximum(column, _SMALLEST_DIFFERENCE))
+            spread = column.max() - column.min()
+            columns.append((column - column.min()) / spread if spread > 0 else np.zeros_like(column))
+        return np.stack(columns, axis=1)
+
+    def pick(self, how: str) -> Policy:
+        """Return a policy by a short text, as the command line takes it.
+
+        Args:
+            how: ``"knee"``; ``"difference"``, ``"size"`` or ``"bops"`` for the smallest of it; or a row number of
+                :meth:`table`, from 0.
+
+        Raises:
+            ArgumentError: None of these.
+        """
+        choosers: dict[str, Callable[[], Policy]] = {
+            "knee": self.knee,
+            **{name: (lambda name=name: self.best(name)) for name in OBJECTIVES},  # type: ignore[misc]
+        }
+        if how in choosers:
+            return choosers[how]()
+        if how.isdecimal() and int(how) < len(self):
+            return self.points[int(how)].policy
+        raise ArgumentError(f"pick: given {how!r}; allowed: {', '.join(choosers)}, or a row 0..{len(self) - 1}")
+
+    def table(self, *, title: str | None = None) -> Table:
+        """Return the front as a rich table; notebooks and terminals show it."""
+        metric = self.provenance.get("metric", "")
+        table = Table(title=title)
+        table.add_column("#", justify="right")
+        table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
+        table.add_column("size (MiB)", justify="right")
+        table.add_column("GBOPs", justify="right")
+        table.add_column("mean W bits", justify="right")
+        table.add_column("mean A bits", justify="right")
+        table.add_column("")
+        knee = self.knee() if self.points else None
+        for i, point in enumerate(self.points):
+            policy = point.policy
+            table.add_row(
+                str(i),
+                f"{point.difference:.3g}",
+                f"{point.size_mib:.4g}",
+                f"{point.gbops:.4g}",
+                f"{np.mean(policy.weight_bits):.2f}",
+                f"{np.mean(policy.activation_bits):.2f}",
+                "knee" if policy == knee else "",
+            )
+        return table
+
+    def save(self, path: str | Path) -> None:
+        """Write the front as JSON, whole or not at all."""
+        layers = list(self.points[0].policy.layers) if self.points else []
+        data = {
+            "format": FORMAT,
+            "version": 1,
+            "objectives": list(self.objectives),
+            "layers": layers,
+            "points": [
+                {
+                    "difference": point.difference,
+                    "size_mib": point.size_mib,
+                    "gbops": point.gbops,
+                    "weight_bits": list(point.policy.weight_bits),
+                    "activation_bits": list(point.policy.activation_bits),
+                }
+                for point in self.points
+            ],
+            "provenance": dict(self.provenance),
+        }
+        write_atomically(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ParetoFront":
+        """Read a front that :meth:`save` wrote.
+
+        Raises:
+            MissingFileError: No such file.
+            FormatError: Not a front, damaged, or of an unknown version.
+        """
+        data = read_json(path, format_name=FORMAT, version=1)
+        try:
+            layers = tuple(str(name) for name in data["layers"])
+            points = tuple(
+                FrontPoint(
+                    policy=Policy(layers, tuple(point["weight_bits"]), tuple(point["activation_bits"])),
+                    difference=float(point["difference"]),
+                    size_mib=float(point["size_mib"]),
+                    gbops=float(point["gbops"]),
+                )
+                for point in data["points"]
+            )
+            return cls(points=points, objectives=tuple(data["objectives"]), provenance=dict(data["provenance"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}: not a front: {error}") from error
+
+    def _some_points(self) -> tuple[FrontPoint, ...]:
+        if not self.points:
+            raise ArgumentError("front: is empty; allowed: at least one point")
+        return self.points
+
+
+def _ordered(points: Sequence[FrontPoint], objectives: Sequence[str]) -> tuple[FrontPoint, ...]:
+    costs = [name for name in objectives if name != "difference"]
+    return tuple(sorted(points, key=lambda point: [point.value(name) for name in (*costs, *OBJECTIVES)]))
+
+
+def check_costs(points: Sequence[FrontPoint], space: SearchSpace) -> None:
+    """Raise unless the points' costs are those of a network's layers.
+
+    Raises:
+        FormatError: The front is of another network.
+    """
+    for point in points:
+        if point.policy.layers != space.layer_names:
+            raise FormatError("front: is of another network's layers")
+        size, gbops = cost_matrix(space.layers, point.policy.to_array()[None])[0]
+        if not np.allclose([size, gbops], [point.size_mib, point.gbops]):
+            raise FormatError(
+                f"front: a point has {point.size_mib:g} MiB and {point.gbops:g} GBOPs, "
+                f"this network {size:g} and {gbops:g}; the front is of another network or input size"
+            )

@@ -1,0 +1,122 @@
+"""`Recipe`: plain data from which a quantized network is made again, by another command or another process."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evoq_moo import zoo
+from evoq_moo.data import load_samples
+from evoq_moo.errors import ArgumentError, FormatError
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.preprocess import Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make a quantized network from files. Calling it makes it, so a recipe serves `recipe=` of executors.
+
+    Attributes:
+        model: Name of a zoo entry, or ``package.module:factory`` for a function that returns a module.
+        weights: A weights file or a torchvision weights name; None for what the entry has (the factory's own).
+        samples: Folder, ``.npz`` file; None for the entry's embedded images.
+        count: Number of samples.
+        samples_seed: Seed of the draw.
+        preprocess: As :meth:`Preprocess.to_json` gives it; None for the model's own.
+        weight_bits: Bit-widths the search may give to weights.
+        activation_bits: And to activations.
+        pinned: ``"ends"``, ``"none"``, or names of layers.
+        tied: Whether one gene sets both bit-widths of a layer.
+        difference: Name of the difference.
+    """
+
+    model: str
+    weights: str | None = None
+    samples: str | None = None
+    count: int = 50
+    samples_seed: int = 0
+    preprocess: Mapping[str, Any] | None = None
+    weight_bits: tuple[int, ...] = tuple(range(2, 9))
+    activation_bits: tuple[int, ...] = tuple(range(2, 9))
+    pinned: str | tuple[str, ...] = "ends"
+    tied: bool = False
+    difference: str = "kl"
+
+    def load_model(self) -> tuple[nn.Module, Preprocess]:
+        """Load the float network and its preprocessing.
+
+        Raises:
+            ArgumentError: A factory's network has no `preprocess` attribute and none is given.
+            EvoqError: As :func:`evoq_moo.zoo.load` and :func:`evoq_moo.zoo.load_factory`.
+        """
+        given = None if self.preprocess is None else Preprocess.from_json(self.preprocess)
+        if ":" not in self.model:
+            loaded = zoo.load(self.model, weights=self.weights, preprocess=given)
+            return loaded.network, loaded.preprocess
+        if self.weights is not None:
+            raise ArgumentError(f"weights: given {self.weights!r}; a factory ({self.model}) loads its own weights")
+        network = zoo.load_factory(self.model)
+        preprocess = given if given is not None else getattr(network, "preprocess", None)
+        if not isinstance(preprocess, Preprocess):
+            raise ArgumentError(
+                f"preprocess: given none for {self.model}, whose network has no `preprocess` attribute; "
+                "give --crop (and --resize, --mean, --std), or set the attribute to an evoq_moo.Preprocess"
+            )
+        return network, preprocess
+
+    def __call__(self, *, threads: int | None = None, progress: bool = False) -> QuantizedNetwork:
+        """Make the quantized network.
+
+        Args:
+            threads: Micro-batches computed at once; None for one a core.
+            progress: Show progress on a terminal.
+
+        Raises:
+            ArgumentError: No samples are given for a model that has none embedded.
+            EvoqError: As the loaders and :class:`QuantizedNetwork`.
+        """
+        model, preprocess = self.load_model()
+        images: Any = self.samples
+        if images is None:
+            default = zoo.entry(self.model).default_images if ":" not in self.model else None
+            if default is None:
+                raise ArgumentError(
+                    f"samples: given none; {self.model} has no images of its own: give a folder or .npz"
+                )
+            images = default()
+        samples = load_samples(images, count=self.count, preprocess=preprocess, seed=self.samples_seed)
+        return QuantizedNetwork(
+            model,
+            samples,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            pinned=self.pinned,
+            tied=self.tied,
+            difference=self.difference,
+            threads=threads,
+            progress=progress,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON-ready plain data; paths are made absolute."""
+        data = asdict(self)
+        for key in ("weights", "samples"):
+            value = data[key]
+            if value is not None and Path(value).exists():
+                data[key] = str(Path(value).resolve())
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
+        """Rebuild a recipe from what :meth:`to_json` gave.
+
+        Raises:
+            FormatError: The data is not a recipe.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(data, Mapping) or "model" not in data or set(data) - known:
+            raise FormatError(f"recipe: given {data!r}; allowed: what Recipe.to_json gives")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
