@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo.errors import check_name
-from evoq_moo.space import ACTIVATION, WEIGHT, FloatArray, IntArray, LayerInfo, SearchSpace
+from evoq_moo.space import ACTIVATION, WEIGHT, FloatArray, IntArray, LayerInfo
 
 COSTS = ("size_mib", "gbops")
 """Names of the cost columns."""
@@ -92,34 +91,3 @@ def policy_cost(layers: Sequence[LayerInfo], bits: npt.ArrayLike) -> Cost:
         gbops=float(gbops(layers, array)),
         overhead_mib=overhead_bytes / 2**20,
     )
-
-
-def move_costs(space: SearchSpace, X: npt.ArrayLike, choices: Sequence[int], cost: str) -> FloatArray:
-    """Return what every single-gene move changes in a cost.
-
-    Args:
-        space: The search space.
-        X: Vectors `(n, n_var)`.
-        choices: Bit-widths a gene may be moved to, `(c,)`; whether a gene allows them is not looked at.
-        cost: ``"size_mib"`` or ``"gbops"``.
-
-    Returns:
-        Float64 `(n, n_var, c)`: the cost with gene `j` of vector `i` set to `choices[k]`, less the vector's cost.
-
-    Raises:
-        UnknownNameError: `cost` is not a cost.
-    """
-    check_name("cost", cost, COSTS)
-    bits = space.decode(X)
-    to = np.asarray(choices, dtype=np.float64)
-    layer = np.array([gene.layer for gene in space.genes])
-    sets_weight = np.array([WEIGHT in gene.columns for gene in space.genes])[None, :, None]
-    sets_activation = np.array([ACTIVATION in gene.columns for gene in space.genes])[None, :, None]
-    weight, activation = bits[:, layer, WEIGHT, None], bits[:, layer, ACTIVATION, None]
-    new_weight = np.where(sets_weight, to, weight)
-    if cost == "size_mib":
-        params = np.array([layer.params for layer in space.layers])[layer][None, :, None]
-        return np.asarray(params * (new_weight - weight) / 8 / 2**20)
-    new_activation = np.where(sets_activation, to, activation)
-    macs = np.array([layer.macs for layer in space.layers])[layer][None, :, None]
-    return np.asarray(macs * (new_weight * new_activation - weight * activation) / 1e9)

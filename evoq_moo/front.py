@@ -242,8 +242,13 @@ class ParetoFront:
             return self.points[int(how)].policy
         raise ArgumentError(f"pick: given {how!r}; allowed: {', '.join(choosers)}, or a row 0..{len(self) - 1}")
 
-    def table(self, *, title: str | None = None) -> Table:
-        """Return the front as a rich table; notebooks and terminals show it."""
+    def table(self, *, title: str | None = None, max_rows: int | None = None) -> Table:
+        """Return the front as a rich table; notebooks and terminals show it.
+
+        Args:
+            title: Above the table.
+            max_rows: Show at most so many points, spread evenly, the ends and the knee among them; None for all.
+        """
         metric = self.provenance.get("metric", "")
         table = Table(title=title)
         table.add_column("#", justify="right")
@@ -254,7 +259,14 @@ class ParetoFront:
         table.add_column("mean A bits", justify="right")
         table.add_column("")
         knee = self.knee() if self.points else None
-        for i, point in enumerate(self.points):
+        rows: Sequence[int] = range(len(self))
+        if max_rows is not None and max_rows < len(self):
+            rows = np.linspace(0, len(self) - 1, max_rows).round().astype(int).tolist()
+            knee_row = next(i for i, point in enumerate(self.points) if point.policy == knee)
+            nearest = min(rows[1:-1] or rows, key=lambda i: abs(i - knee_row))
+            rows = sorted(knee_row if i == nearest else i for i in rows)
+        for i in rows:
+            point = self.points[i]
             policy = point.policy
             table.add_row(
                 str(i),

@@ -38,6 +38,9 @@ class SensitivityTable:
     metric: str
 
     def __post_init__(self) -> None:
+        needed = {b for gene in self.space.genes for b in gene.choices}
+        if list(self.bits) != sorted(set(self.bits)) or not needed <= set(self.bits):
+            raise ArgumentError(f"bits: given {self.bits}; allowed: ascending, with each of {sorted(needed)}")
         shape = (self.space.n_var, len(self.bits))
         if self.values.shape != shape:
             raise ArgumentError(f"values: given shape {self.values.shape}; allowed: (genes, bit-widths) = {shape}")
@@ -48,9 +51,8 @@ class SensitivityTable:
     @property
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Bool `(n_var, len(bits))`: which gene allows which bit-width."""
-        return np.array([[b in gene.choices for b in self.bits] for gene in self.space.genes]).reshape(
-            -1, len(self.bits)
-        )
+        allowed = [[b in gene.choices for b in self.bits] for gene in self.space.genes]
+        return np.array(allowed, dtype=bool).reshape(self.space.n_var, len(self.bits))
 
     def columns(self, X: npt.ArrayLike) -> IntArray:
         """Return the column of each value of vectors `(n, n_var)`, int64 of the same shape."""

@@ -5,6 +5,7 @@ Pure numpy: nothing here knows networks, torch or pymoo, so that operators and s
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -262,16 +263,24 @@ class SearchSpace:
             raise BitWidthError(
                 f"X: given shape {np.shape(X)}; allowed: (n, {self.n_var}), one bit-width for each gene"
             )
-        vectors = given.astype(np.int64) if np.isfinite(given).all() else np.full(given.shape, -1)
-        for j, gene in enumerate(self.genes):
-            wrong = ~np.isin(vectors[:, j], gene.choices) | (vectors[:, j] != given[:, j])
-            if wrong.any():
-                i = int(np.flatnonzero(wrong)[0])
-                raise BitWidthError(
-                    f"X[{i}, {j}] ({self.gene_names[j]}): given {given[i, j]}; allowed: {list(gene.choices)}. "
-                    "An operator that yields other values needs repair=BitWidthRepair()"
-                )
+        in_range = (given >= 0) & (given <= max(ALLOWED_BITS))
+        vectors = np.where(in_range, given, 0).astype(np.int64)
+        fine = in_range & (vectors == given) & self._allows[np.arange(self.n_var), vectors]
+        if not fine.all():
+            i, j = (int(index) for index in np.argwhere(~fine)[0])
+            raise BitWidthError(
+                f"X[{i}, {j}] ({self.gene_names[j]}): given {given[i, j]}; allowed: {list(self.genes[j].choices)}. "
+                "An operator that yields other values needs repair=BitWidthRepair()"
+            )
         return vectors
+
+    @cached_property
+    def _allows(self) -> npt.NDArray[np.bool_]:
+        """Bool `(n_var, 33)`: whether a gene allows a bit-width."""
+        allows = np.zeros((self.n_var, max(ALLOWED_BITS) + 1), dtype=bool)
+        for j, gene in enumerate(self.genes):
+            allows[j, list(gene.choices)] = True
+        return allows
 
     def decode(self, X: npt.ArrayLike) -> IntArray:
         """Return the bit-widths of vectors: int64 `(n, layers, 2)`.
@@ -284,9 +293,9 @@ class SearchSpace:
         """
         vectors = self.check(X)
         bits = np.repeat(self.base[None], len(vectors), axis=0)
-        for j, gene in enumerate(self.genes):
-            for column in gene.columns:
-                bits[:, gene.layer, column] = vectors[:, j]
+        for column in (WEIGHT, ACTIVATION):
+            genes = [j for j, gene in enumerate(self.genes) if column in gene.columns]
+            bits[:, [self.genes[j].layer for j in genes], column] = vectors[:, genes]
         return bits
 
     def policy(self, x: npt.ArrayLike) -> Policy:
@@ -306,12 +315,13 @@ class SearchSpace:
             )
         bits = policy.to_array()
         x = np.array([bits[g.layer, g.columns[0]] for g in self.genes], dtype=np.int64)
-        decoded = self.decode(x)[0]
+        nearest = self.snap(x[None])[0]
+        decoded = self.decode(nearest)[0]
         if not np.array_equal(decoded, bits):
             i = int(np.flatnonzero((decoded != bits).any(axis=1))[0])
             raise BitWidthError(
                 f"policy: layer {self.layer_names[i]!r} has W{bits[i, 0]} A{bits[i, 1]}; "
-                f"this space holds it at W{decoded[i, 0]} A{decoded[i, 1]}"
+                f"the nearest this space holds is W{decoded[i, 0]} A{decoded[i, 1]}"
             )
         return x
 
@@ -324,7 +334,7 @@ class SearchSpace:
         Raises:
             BitWidthError: A value is NaN.
         """
-        given = np.asarray(X, dtype=np.float64)
+        given = np.clip(np.asarray(X, dtype=np.float64), 0, max(ALLOWED_BITS))
         if np.isnan(given).any():
             raise BitWidthError("X: holds NaN; allowed: numbers")
         snapped = np.empty(given.shape, dtype=np.int64)

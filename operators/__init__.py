@@ -1,0 +1,23 @@
+"""Pymoo operators for bit-width vectors: sampling, crossover, mutation and repair.
+
+Re-implemented from EvoQ's abstract ("each layer's quantization sensitivity shapes the mutation operator"); unspecified
+choices are ours and marked so.
+"""
+
+from ._greedy import greedy_path
+from ._moves import move_probabilities
+from .crossover import UniformBitCrossover
+from .mutation import SensitivityGuidedMutation
+from .repair import BitWidthRepair
+from .sampling import SensitivitySampling
+from .uniform_mutation import UniformBitMutation
+
+__all__ = [
+    "BitWidthRepair",
+    "SensitivityGuidedMutation",
+    "SensitivitySampling",
+    "UniformBitCrossover",
+    "UniformBitMutation",
+    "greedy_path",
+    "move_probabilities",
+]

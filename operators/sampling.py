@@ -1,0 +1,154 @@
+"""Initial population from the sensitivity table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pymoo.core.sampling import Sampling
+
+from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.space import IntArray, SearchSpace
+
+from ._check import check_cost, check_number, check_sensitivity
+from ._genes import check_same_genes, costs_of, gene_tables
+from ._greedy import greedy_path
+
+DEFAULT_MIX = {"greedy": 0.8, "diagonal": 0.1, "random": 0.1}
+"""Our choice: shares of the initial population; see :class:`SensitivitySampling`."""
+
+JITTER = 0.1
+"""Our choice: probability that a gene of a jittered diagonal point is one choice narrower or wider."""
+
+
+class SensitivitySampling(Sampling):  # type: ignore[misc]
+    """Start the search from what the sensitivity table alone can tell.
+
+    Three kinds of points, by the shares in `mix`, and always the widest and the narrowest policy:
+
+    - ``"greedy"``: points of :func:`greedy_path`, evenly spread over its steps;
+    - ``"diagonal"``: one bit-width for all genes, first exactly, then with every gene moved to a neighbouring choice
+      with probability `JITTER`;
+    - ``"random"``: every gene drawn uniformly from its choices.
+
+    Our choice; a table lookup alone ties a naive search (DESIGN.md: normalized hypervolume 0.670 for the greedy path
+    without search, 0.666 for NSGA-II with guided mutation from a diagonal start, 0.687 from points of the path), so
+    most points are of the path. The others keep the table's errors from deciding everything.
+
+    Where the space is large enough no vector occurs twice, random ones filling up; else all vectors occur.
+
+    Args:
+        sensitivity: The sensitivity table, measured on the problem's own space.
+        mix: Shares of ``"greedy"``, ``"diagonal"`` and ``"random"``, each 0 or more, scaled to sum to 1; a missing
+            one is 0. None: `DEFAULT_MIX`.
+        cost: ``"size_mib"`` or ``"gbops"``. None: the one among the problem's objectives and budgets; where both are
+            or neither is, the greedy points are split between the paths of both.
+
+    Raises:
+        ArgumentError: An argument is not of its allowed values.
+    """
+
+    def __init__(
+        self, sensitivity: SensitivityTable, *, mix: Mapping[str, float] | None = None, cost: str | None = None
+    ) -> None:
+        super().__init__()
+        self.sensitivity = check_sensitivity(sensitivity)
+        given = dict(DEFAULT_MIX if mix is None else mix)
+        for kind, share in given.items():
+            check_name("mix", kind, DEFAULT_MIX)
+            check_number(f"mix[{kind!r}]", share, 0, np.inf)
+        total = sum(given.values())
+        if total <= 0:
+            raise ArgumentError(f"mix: given {given}; allowed: at least one share above 0")
+        self.mix = {kind: given.get(kind, 0.0) / total for kind in DEFAULT_MIX}
+        check_cost(cost)
+        self.cost = cost
+
+    def _do(
+        self, problem: Any, n_samples: int, *_args: Any, random_state: np.random.Generator, **_kwargs: Any
+    ) -> IntArray:
+        """Return the initial vectors.
+
+        Args:
+            problem: A problem with a search space of the table's genes.
+            n_samples: Number of vectors; with 1 the widest policy alone.
+            random_state: Source of all randomness.
+
+        Returns:
+            Int64 `(n_samples, n_var)`.
+
+        Raises:
+            ArgumentError: The problem has no search space or other genes than the table.
+        """
+        space = self.sensitivity.space
+        check_same_genes(problem, space)
+        costs = (self.cost,) if self.cost is not None else costs_of(problem)
+        n_greedy = round(self.mix["greedy"] * n_samples)
+        n_diagonal = min(round(self.mix["diagonal"] * n_samples), n_samples - n_greedy)
+        points = [space.upper, space.lower]
+        for k, cost in enumerate(costs):
+            n = n_greedy * (k + 1) // len(costs) - n_greedy * k // len(costs)
+            points += _along_path(self.sensitivity, cost, n)
+        points += _diagonal(space, n_diagonal, random_state)
+        return _distinct(space, points, n_samples, random_state)
+
+
+def _along_path(sensitivity: SensitivityTable, cost: str, n: int) -> list[IntArray]:
+    """Return `n` points of the greedy path, or all where there are fewer, evenly spread over its steps.
+
+    Args:
+        sensitivity: The sensitivity table.
+        cost: Name of the cost.
+        n: Number of points.
+    """
+    path = greedy_path(sensitivity, cost)
+    return list(path[np.unique(np.linspace(0, len(path) - 1, n).round().astype(int))])
+
+
+def _diagonal(space: SearchSpace, n: int, random_state: np.random.Generator) -> list[IntArray]:
+    """Return `n` vectors of one bit-width for all genes, evenly spread; after all bit-widths again, with jitter.
+
+    Args:
+        space: The search space.
+        n: Number of vectors.
+        random_state: Source of all randomness.
+    """
+    tables = gene_tables(space)
+    genes = np.arange(space.n_var)
+    exact = min(n, len(tables.bits))
+    columns = np.linspace(0, len(tables.bits) - 1, exact).round().astype(int)
+    points = []
+    for i in range(n):
+        x = space.uniform(int(tables.bits[columns[i % exact]]))
+        if i >= exact:
+            rank = tables.rank[genes, tables.columns(x[None])[0]]
+            step = np.where(random_state.random(space.n_var) < JITTER, random_state.choice([-1, 1], space.n_var), 0)
+            x = tables.choices[genes, np.clip(rank + step, 0, tables.counts - 1)]
+        points.append(x)
+    return points
+
+
+def _distinct(space: SearchSpace, points: list[IntArray], n: int, random_state: np.random.Generator) -> IntArray:
+    """Return the first `n` distinct points, filled up with random ones.
+
+    Args:
+        space: The search space.
+        points: Vectors to begin with; may hold one twice.
+        n: Number of vectors.
+        random_state: Source of all randomness.
+
+    Returns:
+        Int64 `(n, n_var)` without duplicates, or with all vectors of the space where it has fewer than `n`.
+    """
+    chosen = list({x.tobytes(): x for x in points}.values())[:n]
+    seen = {x.tobytes() for x in chosen}
+    if space.cardinality <= 4 * n:  # too small for drawing until enough are distinct
+        rest = [x for x in space.enumerate() if x.tobytes() not in seen]
+        chosen += [rest[i] for i in random_state.permutation(len(rest))[: n - len(chosen)]]
+        chosen += list(space.sample(n - len(chosen), random_state))
+    while len(chosen) < n:
+        for x in space.sample(n - len(chosen), random_state):
+            if x.tobytes() not in seen:
+                seen.add(x.tobytes())
+                chosen.append(x)
+    return np.array(chosen, dtype=np.int64)

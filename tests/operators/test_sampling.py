@@ -1,0 +1,168 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.errors import ArgumentError, UnknownNameError
+from evoq_moo.operators import SensitivitySampling, greedy_path
+from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.testing import check_sampling
+
+SPACES = [
+    {},
+    {"tied": True},
+    {"weight_bits": [2, 4, 8]},
+    {"activation_bits": [8]},
+    {"weight_bits": [2, 3, 8, 16, 32], "pinned": {"layer0": 8}},
+]
+
+
+def sample(operator, problem, n, seed=0):
+    return operator(problem, n, random_state=np.random.default_rng(seed), to_numpy=True)
+
+
+# --- greedy path
+
+
+@settings(max_examples=40, deadline=None)
+@given(options=st.sampled_from(SPACES), seed=st.integers(0, 2**32 - 1), cost=st.sampled_from(COSTS))
+def test_path_takes_the_best_step_each_time(toys_module, options, seed, cost):
+    space = toys_module.space(3, seed=seed, **options)
+    bits = sorted({b for g in space.genes for b in g.choices})
+    rng = np.random.default_rng(seed)
+    allowed = np.array([[b in g.choices for b in bits] for g in space.genes])
+    values = np.where(allowed, rng.normal(size=allowed.shape), np.nan)
+    table = SensitivityTable(space=space, bits=tuple(bits), values=values, metric="noise")
+    path = greedy_path(table, cost)
+    assert path.dtype == np.int64
+    assert path.shape == (1 + sum(len(g.choices) - 1 for g in space.genes), space.n_var)
+    assert (path[0] == space.upper).all()
+    assert (path[-1] == space.lower).all()
+    predicted = table.predict(path)
+    spent = cost_matrix(space.layers, space.decode(path))[:, COSTS.index(cost)]
+    for step, (x, y) in enumerate(itertools.pairwise(path)):
+        steps = []
+        for j, gene in enumerate(space.genes):
+            at = gene.choices.index(x[j])
+            if at:
+                moved = x.copy()
+                moved[j] = gene.choices[at - 1]
+                added = table.predict(moved)[0] - predicted[step]
+                saved = spent[step] - cost_matrix(space.layers, space.decode(moved))[0, COSTS.index(cost)]
+                steps.append((saved == 0, added / (saved or 1), moved))
+        best = min(steps, key=lambda s: s[:2])
+        taken = next(s for s in steps if (s[2] == y).all())
+        assert taken[0] == best[0]
+        assert taken[1] == pytest.approx(best[1], rel=1e-6, abs=1e-9)
+
+
+def test_path_is_exact_on_convex_tables_with_size(toys):
+    problem = toys.problem(toys.space(3, weight_bits=[2, 3, 4, 8], activation_bits=[8]))
+    table = problem.sensitivity()
+    everything = np.array(list(problem.space.enumerate()))
+    size = cost_matrix(problem.space.layers, problem.space.decode(everything))[:, 0]
+    predicted = table.predict(everything)
+    for x in greedy_path(table, "size_mib"):
+        mine = cost_matrix(problem.space.layers, problem.space.decode(x))[0, 0]
+        assert table.predict(x)[0] <= predicted[size <= mine].min() * (1 + 1e-12)
+
+
+def test_path_of_200_genes_is_fast(toys):
+    table = toys.problem(toys.space(100)).sensitivity()
+    for cost in COSTS:
+        start = time.perf_counter()
+        assert len(greedy_path(table, cost)) == 1201
+        assert time.perf_counter() - start < 0.5
+
+
+def test_path_refuses(toys):
+    table = toys.problem(toys.space(1)).sensitivity()
+    with pytest.raises(UnknownNameError, match="size_mib"):
+        greedy_path(table, "size")
+    with pytest.raises(ArgumentError, match="SensitivityTable"):
+        greedy_path(np.zeros((2, 7)), "gbops")
+
+
+# --- sampling
+
+
+@pytest.mark.parametrize("options", SPACES)
+@pytest.mark.parametrize("mix", [None, {"diagonal": 1}, {"random": 1}, {"diagonal": 0.5, "random": 0.5}])
+def test_conforms(toys, options, mix):
+    problem = toys.problem(toys.space(10, **options))
+    check_sampling(SensitivitySampling(problem.sensitivity(), mix=mix), problem)
+    check_sampling(SensitivitySampling(problem.sensitivity(), mix={"greedy": 1}), problem, deterministic=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    options=st.sampled_from(SPACES),
+    n=st.integers(1, 120),
+    shares=st.tuples(*[st.sampled_from([0.0, 0.3, 1.0, 7.0])] * 3).filter(any),
+    cost=st.sampled_from([None, *COSTS]),
+    seed=st.integers(0, 1000),
+)
+def test_distinct_with_both_ends(toys_module, options, n, shares, cost, seed):
+    problem = toys_module.problem(toys_module.space(5, **options))
+    mix = dict(zip(("greedy", "diagonal", "random"), shares, strict=True))
+    X = sample(SensitivitySampling(problem.sensitivity(), mix=mix, cost=cost), problem, n, seed)
+    assert X.dtype == np.int64
+    assert X.shape == (n, problem.n_var)
+    assert len(np.unique(X, axis=0)) == n
+    assert (X[0] == problem.space.upper).all()
+    if n > 1:
+        assert (X[1] == problem.space.lower).all()
+    problem.space.check(X)
+
+
+@pytest.mark.parametrize("n", [1, 5, 8, 9, 20])
+def test_tiny_spaces_are_exhausted(toys, n):
+    problem = toys.problem(toys.space(3, weight_bits=[2, 8], activation_bits=[8]))  # 8 policies
+    X = sample(SensitivitySampling(problem.sensitivity()), problem, n)
+    assert X.shape == (n, 3)
+    assert len(np.unique(X, axis=0)) == min(n, 8)
+
+
+def test_shares(toys):
+    problem = toys.problem(toys.space(20))
+    path = {x.tobytes() for x in greedy_path(problem.sensitivity(), "gbops")}
+    X = sample(SensitivitySampling(problem.sensitivity()), problem, 40)
+    assert 30 <= sum(x.tobytes() in path for x in X) <= 33
+    X = sample(SensitivitySampling(problem.sensitivity(), mix={"diagonal": 1}), problem, 40)
+    constant = [x for x in X if len(set(x.tolist())) == 1]
+    assert len(constant) == 7  # each bit-width once; the others are jittered by one choice
+    # the last two are random: the exact 8 and 2 bits are the widest and the narrowest policy, which are there already
+    assert (np.abs(X[:38] - np.median(X[:38], axis=1, keepdims=True)) <= 1).all()
+    X = sample(SensitivitySampling(problem.sensitivity(), mix={"diagonal": 1, "random": 8}), problem, 36)
+    assert sorted(x[0] for x in X if len(set(x.tolist())) == 1) == [2, 4, 6, 8]  # four, spread over the bit-widths
+
+
+def test_two_costs_split_the_greedy_points(toys):
+    problem = toys.problem(toys.space(20), objectives=("difference", "size", "bops"))
+    table = problem.sensitivity()
+    paths = [{x.tobytes() for x in greedy_path(table, cost)[1:-1]} for cost in COSTS]
+    X = sample(SensitivitySampling(table, mix={"greedy": 1}), problem, 40)
+    assert all(17 <= sum(x.tobytes() in path for x in X) <= 21 for path in paths)
+    only = sample(SensitivitySampling(table, mix={"greedy": 1}, cost="size_mib"), problem, 40)
+    assert sum(x.tobytes() in paths[0] for x in only) >= 37
+
+
+def test_refuses(toys):
+    problem = toys.problem(toys.space(2))
+    table = problem.sensitivity()
+    for mix, match in (
+        ({}, "above 0"),
+        ({"greedy": 0}, "above 0"),
+        ({"greed": 1}, "'greedy'"),
+        ({"random": -1}, "random"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            SensitivitySampling(table, mix=mix)
+    with pytest.raises(UnknownNameError, match="cost"):
+        SensitivitySampling(table, cost="bops")
+    with pytest.raises(ArgumentError, match="genes"):
+        sample(SensitivitySampling(table), toys.problem(toys.space(3)), 5)

@@ -1,0 +1,215 @@
+"""The command line, in process and as an installed command."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import evoq_moo as evoq
+from evoq_moo.cli import app, main
+from evoq_moo.cli._parse import parse_bits, parse_budgets
+from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError
+from evoq_moo.run import RunSettings, execute, load_front, recipe_of
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def evoq_command(*words):
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    if isinstance(result.exception, EvoqError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+SEARCH = ("search", "digits", "--count", 10, "--evaluations", 60, "--pop-size", 10)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    evoq_command(*SEARCH, "-o", folder)
+    return folder
+
+
+def test_search_writes_its_files(run_folder):
+    names = sorted(p.name for p in run_folder.iterdir() if not p.name.endswith(("-wal", "-shm")))
+    assert names == ["evaluations.sqlite", "front.json", "front.png", "run.json", "sensitivity.json"]
+    with Image.open(run_folder / "front.png") as image:
+        assert image.size == (750, 510)
+    front = load_front(run_folder)
+    assert len(front) > 3
+    assert recipe_of(front) == evoq.Recipe(model="digits", count=10)
+
+
+def test_the_same_command_resumes(run_folder):
+    before = (run_folder / "front.json").read_text()
+    output = evoq_command(*SEARCH, "-o", run_folder)
+    assert "Pareto" in output or "front of" in output
+    points = [json.loads(text)["points"] for text in (before, (run_folder / "front.json").read_text())]
+    assert points[0] == points[1]
+
+
+def test_other_settings_in_the_same_folder_are_refused(run_folder):
+    with pytest.raises(ArgumentError, match=r"holds a run of other settings \(recipe.count: has 10, asked for 11"):
+        evoq_command("search", "digits", "--count", 11, "--pop-size", 10, "-o", run_folder)
+
+
+def test_show(run_folder):
+    front = load_front(run_folder)
+    assert "GBOPs" in evoq_command("show", run_folder)
+    assert "knee" in evoq_command("show", run_folder / "front.json")
+    limit = float(np.median(front.values("bops")))
+    limited = evoq_command("show", run_folder, "--bops", limit)
+    assert limited.count("│") < evoq_command("show", run_folder).count("│")
+    assert "block1.conv1" in evoq_command("show", run_folder, "--pick", "knee")
+
+
+def test_evaluate_on_the_held_out_digits(run_folder):
+    output = evoq_command("evaluate", run_folder, "--pick", "difference", "--limit", 100)
+    assert "float" in output
+    assert "quantized" in output
+    assert "100" in output
+
+
+def test_models():
+    output = evoq_command("models")
+    assert "digits" in output
+    assert "resnet" in output
+
+
+def test_images_in_a_folder_and_options(tmp_path):
+    images, labels = evoq.zoo.digits.load_images("test")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rows = ["file,label"]
+    for i in range(20):
+        Image.fromarray(images[i].squeeze()).save(folder / f"{i:03}.png")
+        rows.append(f"{i:03}.png,{labels[i]}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    run = tmp_path / "run"
+    words = ["search", "digits", "--samples", folder, "--count", 8, "--evaluations", 20, "--pop-size", 10, "-o", run]
+    words += ["--weight-bits", "2,4,8", "--activation-bits", "8", "--pinned", "linear", "--difference", "nmse"]
+    words += ["--objectives", "difference,size", "--budget", "size_mib<=0.03", "--seed", 3]
+    evoq_command(*words)
+    front = load_front(run)
+    assert all(set(p.policy.weight_bits) <= {2, 4, 8} and set(p.policy.activation_bits) == {8} for p in front)
+    assert all(p.size_mib <= 0.03 for p in front)
+    output = evoq_command("evaluate", run, "--images", folder, "--labels", "labels.csv")
+    assert "20" in output
+
+
+def test_a_network_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "import torch\nfrom evoq_moo import Preprocess\n\n\ndef small():\n"
+        "    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3),\n"
+        "                              torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+        "    for p in net.parameters():\n        p.data.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))\n"
+        "    net.preprocess = Preprocess(crop=8, channels=1, mean=(0.5,), std=(0.5,))\n    return net\n"
+    )
+    images, _ = evoq.zoo.digits.load_images("train")
+    np.savez(tmp_path / "digits.npz", images=images[:30])
+    monkeypatch.chdir(tmp_path)
+    words = ["search", "--model", "my_networks:small", "--samples", "digits.npz", "--count", 8]
+    evoq_command(*words, "--evaluations", 20, "--pop-size", 10, "-o", "run")
+    assert len(load_front("run")) > 1
+    with pytest.raises(ArgumentError, match="samples: given none"):
+        evoq_command("search", "--model", "my_networks:small", "-o", "other")
+    with pytest.raises(ArgumentError, match="loads its own weights"):
+        evoq_command(
+            "search", "--model", "my_networks:small", "--weights", "a.pth", "--samples", "digits.npz", "-o", "x"
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["search"], ArgumentError, "model: give a name"),
+        (["search", "digits", "--model", "a:b"], ArgumentError, "model: give a name"),
+        (["search", "digit"], ArgumentError, "did you mean 'digits'"),
+        (["search", "digits", "--weight-bits", "2-9"], ArgumentError, r"weight-bits: given \[9\]"),
+        (["search", "digits", "--weight-bits", "a"], ArgumentError, "weight-bits: given 'a'"),
+        (["search", "digits", "--budget", "bops<5"], ArgumentError, "budget: given 'bops<5'"),
+        (["search", "digits", "--budget", "bops<=1e-9"], ArgumentError, "the smallest reachable"),
+        (["search", "digits", "--objectives", "diff"], ArgumentError, "did you mean 'difference'"),
+        (["search", "digits", "--count", "5000"], EvoqError, "5000"),
+        (["search", "digits", "--samples", "nowhere/"], MissingFileError, "nowhere"),
+        (["search", "resnet18"], ArgumentError, "samples: given none"),
+        (["search", "digits", "--evaluations", "0"], ArgumentError, "evaluations: given 0"),
+        (["show", "nowhere"], MissingFileError, "no such file"),
+        (["evaluate", "nowhere"], MissingFileError, "no such file"),
+    ],
+)
+def test_bad_input_is_one_clear_error(words, error, message, tmp_path):
+    output = ["-o", tmp_path / "run"] if words[0] == "search" else []
+    with pytest.raises(error, match=message):
+        evoq_command(*words, *output)
+
+
+def test_a_front_without_a_recipe(tmp_path, run_folder):
+    data = json.loads((run_folder / "front.json").read_text())
+    data["provenance"] = {}
+    (tmp_path / "front.json").write_text(json.dumps(data))
+    with pytest.raises(FormatError, match="holds no recipe"):
+        evoq_command("evaluate", tmp_path / "front.json")
+    data["provenance"] = {"settings": {"recipe": {"model": "digits", "colour": "red"}}}
+    (tmp_path / "front.json").write_text(json.dumps(data))
+    with pytest.raises(FormatError, match="recipe: given"):
+        evoq_command("evaluate", tmp_path / "front.json")
+
+
+def test_errors_are_one_line_and_exit_code_1(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evoq", "show", "nowhere"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.strip() == "error: no such file: nowhere"
+
+
+def test_installed_command_and_module_agree():
+    one = subprocess.run([sys.executable, "-m", "evoq_moo", "--help"], capture_output=True, text=True, check=True)
+    assert "search" in one.stdout
+
+
+def test_parsers():
+    assert parse_bits("b", "2-4, 8") == (2, 3, 4, 8)
+    assert parse_budgets(["bops <= 5", "size_mib<=1e-1"]) == {"bops": 5.0, "size_mib": 0.1}
+    for wrong in ("8-2", "", "2--4", "x", "2;3"):
+        with pytest.raises(ArgumentError):
+            parse_bits("b", wrong)
+    with pytest.raises(ArgumentError, match="twice"):
+        parse_budgets(["bops<=5", "bops<=6"])
+
+
+def test_recipes_round_trip_through_json():
+    recipe = evoq.Recipe(model="digits", weight_bits=(2, 4), pinned=("conv", "linear"), tied=True)
+    assert evoq.Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_interrupted_in_the_scan_goes_on(tmp_path, monkeypatch):
+    settings = RunSettings(recipe=evoq.Recipe(model="digits", count=5, weight_bits=(4, 8), activation_bits=(8,)))
+    compute = evoq.QuantizedNetwork.difference_of
+    calls = []
+
+    def interrupt(self, bits):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return compute(self, bits)
+
+    monkeypatch.setattr(evoq.QuantizedNetwork, "difference_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        execute(settings, tmp_path / "run", evaluations=20, progress=False)
+    run = execute(settings, tmp_path / "run", evaluations=20, progress=False)
+    assert len(run.front) >= 2

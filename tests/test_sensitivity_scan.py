@@ -1,0 +1,71 @@
+"""The sensitivity scan: one gene at a time, through the store."""
+
+import numpy as np
+import pytest
+
+import evoq_moo as evoq
+from evoq_moo.errors import ArgumentError
+from evoq_moo.evaluation import Evaluator
+from evoq_moo.sensitivity_scan import scan_policies
+
+
+def network_of(model, samples, **options):
+    return evoq.QuantizedNetwork(model, samples, progress=False, **options)
+
+
+def test_values_are_single_gene_differences(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 4, 8], activation_bits=[3, 8], pinned="none")
+    table = evoq.measure_sensitivity(network, progress=False)
+    assert table.bits == (2, 3, 4, 8)
+    assert table.values.shape == (10, 4)
+    for layer, name in enumerate(network.space.layer_names):
+        for column, kind, choices in ((0, "weight", (2, 4, 8)), (1, "activation", (3, 8))):
+            for b in choices:
+                bits = np.full((5, 2), 32)
+                bits[layer, column] = b
+                assert table.lookup(name, kind, b) == network.difference_of(bits)
+    assert np.isnan(table.values[0, 1])
+
+
+def test_not_quantized_choices_are_zero_and_free(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, weight_bits=[4, 32], activation_bits=[16], pinned="none")
+    entries, policies = scan_policies(network.space)
+    assert len(entries) == len(policies) == 5
+    table = evoq.measure_sensitivity(network, progress=False)
+    assert (table.values[:, 1] == 0).all()
+    assert (table.values[:, 0] > 0).all()
+
+
+def test_tied_genes_change_both(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, tied=True)
+    _, policies = scan_policies(network.space)
+    assert all(len({*p[(p != 32).any(1)].flatten()}) == 1 for p in policies)
+    assert len(policies) == 3 * 7
+
+
+def test_a_second_scan_is_free_and_an_interrupted_one_goes_on(tiny_model, tiny_samples, tmp_path):
+    network = network_of(tiny_model, tiny_samples)
+    path = tmp_path / "run.sqlite"
+    _, policies = scan_policies(network.space)
+    evaluator = Evaluator(network, store=path)
+    evaluator.differences(policies[:10])
+    evaluator.close()
+    evaluator = Evaluator(network, store=path)
+    table = evoq.measure_sensitivity(network, evaluator=evaluator, progress=False)
+    assert evaluator.computed == len(policies) - 10
+    evaluator.close()
+    again = evoq.measure_sensitivity(network, store=path, progress=False)
+    assert np.array_equal(again.values, table.values, equal_nan=True)
+
+
+def test_store_and_evaluator_exclude_each_other(tiny_model, tiny_samples, tmp_path):
+    network = network_of(tiny_model, tiny_samples)
+    with pytest.raises(ArgumentError, match="given both"):
+        evoq.measure_sensitivity(network, store=tmp_path / "a.sqlite", evaluator=Evaluator(network))
+
+
+def test_an_open_store_stays_open(tiny_model, tiny_samples, tmp_path):
+    network = network_of(tiny_model, tiny_samples, weight_bits=[4, 8], activation_bits=[8])
+    with evoq.EvaluationStore(tmp_path / "a.sqlite") as store:
+        evoq.measure_sensitivity(network, store=store, progress=False)
+        assert store.count() == 6
