@@ -242,7 +242,9 @@ def _accuracies(
 
 
 def _print_run(run: SearchRun, output: Path) -> None:
-    console.print(run.front.table(title=f"Pareto front of {len(run.vectors)} policies"))
+    shown = min(len(run.front), 25)
+    title = f"{shown} of {len(run.front)} points on the front of {len(run.vectors)} policies"
+    console.print(run.front.table(title=title, max_rows=shown))
     console.print(f"files: {output}/front.json, front.png, sensitivity.json, evaluations.sqlite", highlight=False)
     if run.interrupted:
         console.print("interrupted: this is the front so far; the same command goes on", style="yellow")
