@@ -49,13 +49,13 @@ class Bench:
         source = DATA / ("cifar10_test_5000.npz" if cifar else "imagenet_val_650")
         images, labels = zip(*evoq.LabelledImages(source, preprocess=preprocess, limit=limit), strict=True)
         self.images = (torch.cat(images), torch.cat(labels))
-        self.exact = evoq.evaluate_accuracy(self.network.network, self.images, batch_size=10)
+        self.exact = evoq.evaluate_accuracy(self.network.network, self.images)
 
     def measure(self, policy: evoq.Policy) -> dict[str, Any]:
         """Return values and accuracy of a policy."""
         found = self.network.evaluate(policy)
         quantized = self.network.apply(policy)
-        accuracy = evoq.evaluate_accuracy(quantized, self.images, reference=self.network.network, batch_size=10)
+        accuracy = evoq.evaluate_accuracy(quantized, self.images, reference=self.network.network)
         return {
             "difference": found.difference,
             "size_mib": found.size_mib,

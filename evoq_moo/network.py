@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,12 +57,18 @@ class QuantizedModule(nn.Module):
     Attributes:
         network: The network with its layers quantized.
         policy: The policy.
+        reference: The float network; not a submodule, so not in `parameters()` or `state_dict()`.
+        preprocess: The float network's attribute of that name, if it has one (networks of the zoo do).
     """
 
-    def __init__(self, *, network: nn.Module, policy: Policy) -> None:
+    reference: nn.Module
+
+    def __init__(self, *, network: nn.Module, policy: Policy, reference: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.policy = policy
+        self.__dict__["reference"] = reference
+        self.preprocess: Any = getattr(reference, "preprocess", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the quantized network."""
@@ -132,6 +139,8 @@ class QuantizedNetwork:
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
         self._engine: ReferenceEngine | None = None
+        # The engine holds one policy at a time.
+        self._lock = threading.Lock()
 
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         sample = self.samples[:1]
@@ -210,6 +219,10 @@ class QuantizedNetwork:
             NonFiniteError: The quantized network computes NaN or infinity; the message names the first layer.
         """
         array = Policy.from_array(self.space.layer_names, bits).to_array()
+        with self._lock:
+            return self._difference_of(array)
+
+    def _difference_of(self, array: IntArray) -> float:
         heads = self.engine.heads(array)
         if not all(head.isfinite().all() for head in heads):
             with self.engine.bits(array) as network:
@@ -248,7 +261,7 @@ class QuantizedNetwork:
         wrapped = replace_layers(network, self.ranges)
         for layer, (w, a) in zip(wrapped, bits.tolist(), strict=True):
             layer.set_bits(w, a, float_weight=weight_of(layer.layer))
-        return QuantizedModule(network=network, policy=policy).eval()
+        return QuantizedModule(network=network, policy=policy, reference=self.network).eval()
 
     def _bits_of(self, policy: Policy) -> IntArray:
         if policy.layers != self.space.layer_names:
@@ -258,4 +271,8 @@ class QuantizedNetwork:
         return policy.to_array()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_engine": None}
+        return {**self.__dict__, "_engine": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()

@@ -1,5 +1,6 @@
 """`Recipe`: plain data from which a quantized network is made again, by another command or another process."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,6 +13,8 @@ from evoq_moo.data import load_samples
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
+
+logger = logging.getLogger("evoq_moo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,10 @@ class Recipe:
         given = None if self.preprocess is None else Preprocess.from_json(self.preprocess)
         if ":" not in self.model:
             loaded = zoo.load(self.model, weights=self.weights, preprocess=given)
+            if not loaded.pretrained:
+                logger.warning(
+                    "%s has random weights (give weights): differences and accuracies mean nothing", self.model
+                )
             return loaded.network, loaded.preprocess
         if self.weights is not None:
             raise ArgumentError(f"weights: given {self.weights!r}; a factory ({self.model}) loads its own weights")

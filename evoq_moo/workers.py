@@ -2,6 +2,7 @@
 
 import pickle
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ NetworkFactory = Callable[[], QuantizedNetwork]
 
 _networks: dict[str, QuantizedNetwork] = {}
 """Networks this worker process has built, by fingerprint."""
+_building = threading.Lock()
 
 
 def _receive(pickled: bytes) -> None:
@@ -28,19 +30,23 @@ def _receive(pickled: bytes) -> None:
 
 
 def _evaluate(fingerprint: str, recipe: NetworkFactory | None, bits: IntArray) -> float:
-    network = _networks.get(fingerprint)
-    if network is None:
-        if recipe is None:
-            raise ArgumentError("executor: a worker has no network; give recipe=, a function that makes it")
-        network = recipe()
-        network.set_threads(1)
-        if network.fingerprint != fingerprint:
-            raise ArgumentError(
-                f"recipe: made a network with fingerprint {network.fingerprint[:12]}...; allowed: the problem's, "
-                f"{fingerprint[:12]}... (same weights, samples, ranges and metric)"
-            )
-        _networks[fingerprint] = network
-    return network.difference_of(bits)
+    with _building:
+        if fingerprint not in _networks:
+            _networks[fingerprint] = _build(fingerprint, recipe)
+    return _networks[fingerprint].difference_of(bits)
+
+
+def _build(fingerprint: str, recipe: NetworkFactory | None) -> QuantizedNetwork:
+    if recipe is None:
+        raise ArgumentError("executor: a worker has no network; give recipe=, a function that makes it")
+    network = recipe()
+    network.set_threads(1)
+    if network.fingerprint != fingerprint:
+        raise ArgumentError(
+            f"recipe: made a network with fingerprint {network.fingerprint[:12]}...; allowed: the problem's, "
+            f"{fingerprint[:12]}... (same weights, samples, ranges and metric)"
+        )
+    return network
 
 
 class Workers:

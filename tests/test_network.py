@@ -57,6 +57,8 @@ def test_apply_computes_what_the_search_scored(tiny_model, tiny_samples):
     difference = kl_divergence(network.float_heads, [torch.cat(parts)])
     assert difference == pytest.approx(network.evaluate(policy).difference, rel=1e-4)
     assert applied.policy == policy
+    assert applied.reference is network.network
+    assert not any(name.startswith("reference") for name in applied.state_dict())
 
 
 @pytest.mark.parametrize("bits", [16, 32])

@@ -1,0 +1,143 @@
+"""Where images come from: a folder, an ``.npz`` file or an array, decoded one at a time."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from evoq_moo.errors import ArgumentError, ImageError, MissingFileError
+from evoq_moo.preprocess import image_from_array
+
+Transform = Callable[[Image.Image], torch.Tensor]
+"""From a PIL image to a float32 tensor `(C, H, W)`; a `Preprocess` is one."""
+
+Images = str | os.PathLike[str] | npt.NDArray[np.uint8] | torch.Tensor
+"""A folder or an ``.npz`` file, or uint8 images `(N, H, W, C)`."""
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""File names taken for images, in any case."""
+
+
+class ImageSource:
+    """A row of images.
+
+    Attributes:
+        origin: What the images are, for messages.
+        folder: Where the files are; None where the images come from an array.
+        files: Paths of the images, sorted; empty where they come from an array.
+        stored_labels: The labels of an ``.npz`` file, if it has any, not checked.
+    """
+
+    def __init__(self, images: Images) -> None:
+        """Look at the images without decoding any.
+
+        Args:
+            images: A folder (searched recursively; hidden files are left out), an ``.npz`` file with uint8
+                `(N, H, W, C)` under ``images``, or such an array or tensor; C is 1 or 3.
+
+        Raises:
+            MissingFileError: No such folder or file.
+            ImageError: The array has another shape or dtype, or the file is damaged.
+            ArgumentError: `images` is none of these.
+        """
+        self.origin = "images"
+        self.folder: Path | None = None
+        self.files: list[Path] = []
+        self.stored_labels: npt.NDArray[Any] | None = None
+        self._array: npt.NDArray[np.uint8] = np.empty((0, 1, 1, 1), np.uint8)
+        if isinstance(images, str | os.PathLike):
+            path = Path(images)
+            self.origin = str(path)
+            if path.is_dir():
+                self.folder = path
+                self.files = _find_images(path)
+            elif not path.exists():
+                raise MissingFileError(f"images: no such file or folder: {path}")
+            elif path.suffix.lower() == ".npz":
+                self._array, self.stored_labels = _read_npz(path)
+            else:
+                raise ArgumentError(f"images: given the file {path}; allowed: a folder, .npz file, array or tensor")
+        elif isinstance(images, np.ndarray | torch.Tensor):
+            self._array = images.numpy(force=True) if isinstance(images, torch.Tensor) else images
+        else:
+            raise ArgumentError(
+                f"images: given a {type(images).__name__}; allowed: a folder, .npz file, array or tensor"
+            )
+        dtype, shape = self._array.dtype, self._array.shape
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+            raise ImageError(
+                f"{self.origin}: given {dtype} of shape {shape}; allowed: uint8 (N, H, W, C) with C 1 or 3"
+            )
+
+    def __len__(self) -> int:
+        return len(self.files) or len(self._array)
+
+    def batch(self, indices: Sequence[int], preprocess: Transform) -> torch.Tensor:
+        """Return preprocessed images, float32 `(len(indices), C, H, W)`.
+
+        Raises:
+            ImageError: An image can't be read or is too small, or the preprocessed sizes differ.
+            ArgumentError: `preprocess` gives anything but float32 `(C, H, W)`.
+        """
+        tensors = [self._tensor(i, preprocess) for i in indices]
+        shapes = {tuple(t.shape) for t in tensors}
+        if len(shapes) > 1:
+            raise ImageError(
+                f"{self.origin}: preprocess gave tensors of different shapes {sorted(shapes)}; allowed: one"
+            )
+        return torch.stack(tensors)
+
+    def _tensor(self, index: int, preprocess: Transform) -> torch.Tensor:
+        if self.files:
+            name = str(self.files[index])
+            tensor = preprocess(_read_image(self.files[index]))
+        else:
+            name = f"{self.origin}[{index}]"
+            tensor = preprocess(image_from_array(self._array[index]))
+        if not isinstance(tensor, torch.Tensor):
+            raise ArgumentError(f"preprocess: gave a {type(tensor).__name__} for {name}; allowed: float32 (C, H, W)")
+        if tensor.dtype != torch.float32 or tensor.ndim != 3:
+            found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            raise ArgumentError(f"preprocess: gave {found} for {name}; allowed: float32 (C, H, W)")
+        return tensor
+
+
+def _find_images(folder: Path) -> list[Path]:
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    ]
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _read_image(path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return image
+    # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
+    except Exception as error:
+        raise ImageError(f"{path}: can't be read as an image: {error}") from error
+
+
+def _read_npz(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    try:
+        # Opened here, because numpy leaves a file of its own open where the archive is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("images", "labels") if key in file}
+            keys = list(file.keys())
+    # So does numpy, by what of the zip archive is damaged: BadZipFile, zlib.error, ValueError, TypeError, ...
+    except Exception as error:
+        raise ImageError(f"{path}: not a readable .npz file: {error}") from error
+    if "images" not in arrays:
+        raise ImageError(f"{path}: given the arrays {keys}; allowed: images (uint8 NHWC), and labels if labelled")
+    return arrays["images"], arrays.get("labels")

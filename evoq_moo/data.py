@@ -1,0 +1,223 @@
+"""Images as tensors: the unlabelled samples of a search, and labelled images to measure accuracy on."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evoq_moo._images import IMAGE_SUFFIXES, Images, ImageSource, Transform
+from evoq_moo.errors import ArgumentError, ImageError, MissingFileError
+from evoq_moo.preprocess import Preprocess
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Images",
+    "LabelledImages",
+    "Labels",
+    "Preprocess",
+    "Transform",
+    "check_batches",
+    "check_labels",
+    "load_samples",
+]
+
+Labels = str | os.PathLike[str] | Sequence[int] | npt.NDArray[np.integer[Any]] | torch.Tensor
+"""A CSV file, or whole numbers."""
+
+
+def load_samples(images: Images, *, count: int = 50, preprocess: Transform, seed: int = 0) -> torch.Tensor:
+    """Draw images at random, without replacement, as one tensor.
+
+    The draws of a seed are nested: the samples of a smaller count are the first of a larger one.
+
+    Args:
+        images: A folder (recursive), an ``.npz`` file with uint8 NHWC ``images``, or a uint8 NHWC array or tensor.
+        count: Number of samples; 50 in the EvoQ abstract.
+        preprocess: The network's.
+        seed: Of the draw.
+
+    Returns:
+        Float32 `(count, C, H, W)`.
+
+    Raises:
+        ArgumentError: `count`, `seed`, `preprocess` or `images` is not of an allowed kind.
+        MissingFileError: No such folder or file.
+        ImageError: Fewer than `count` images, or one that can't be read, is too small or of a wrong type.
+    """
+    _check_whole("count", count, 1)
+    _check_whole("seed", seed, 0)
+    _check_callable(preprocess)
+    source = ImageSource(images)
+    if len(source) < count:
+        raise ImageError(f"{source.origin}: given {len(source)} images; count={count} needs at least {count}")
+    drawn = np.random.default_rng(seed).permutation(len(source))[:count]
+    return source.batch(drawn.tolist(), preprocess)
+
+
+class LabelledImages:
+    """Labelled images in batches, decoded as they are asked for.
+
+    Iterating yields `(float32 (b, C, H, W), int64 (b,))` batches in a fixed order; `len()` is the number of images.
+
+    Attributes:
+        labels: Int64 `(n,)`.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        labels: Labels | None = None,
+        preprocess: Transform,
+        limit: int | None = None,
+        batch_size: int = 50,
+    ) -> None:
+        """Match images and labels without decoding any image.
+
+        Args:
+            images: A folder (recursive), an ``.npz`` file, or a uint8 NHWC array or tensor.
+            labels: For a folder a CSV file with the columns ``file,label``, its paths absolute or relative to the
+                folder or the working directory (itself too); default ``labels.csv`` in the folder. For an ``.npz``
+                file default its ``labels``. Otherwise whole numbers in the images' order (for a folder: sorted by
+                path).
+            preprocess: The network's.
+            limit: Take the first `limit` images only.
+            batch_size: Images of one batch; the last may be smaller.
+
+        Raises:
+            ArgumentError: An argument is not of an allowed kind, or there are no labels.
+            MissingFileError: No such folder or file.
+            ImageError: An image without a label, a label without an image, or a label that isn't a whole number.
+        """
+        check_batches(limit, batch_size)
+        _check_callable(preprocess)
+        self._source = ImageSource(images)
+        self._preprocess = preprocess
+        self._batch_size = batch_size
+        if len(self._source) == 0:
+            raise ImageError(f"{self._source.origin}: given no images; needs at least 1")
+        self.labels = _find_labels(self._source, labels)[:limit]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(self), self._batch_size):
+            stop = min(start + self._batch_size, len(self))
+            yield self._source.batch(range(start, stop), self._preprocess), self.labels[start:stop]
+
+
+def check_batches(limit: Any, batch_size: Any) -> None:
+    """Raise unless these are whole numbers above 0; `limit` may be None.
+
+    Raises:
+        ArgumentError: One isn't.
+    """
+    if limit is not None:
+        _check_whole("limit", limit, 1)
+    _check_whole("batch_size", batch_size, 1)
+
+
+def check_labels(labels: Any, count: int, origin: str) -> torch.Tensor:
+    """Return labels as an int64 tensor `(count,)`.
+
+    Args:
+        labels: A sequence, array or tensor.
+        count: How many there must be.
+        origin: What they are, for messages.
+
+    Raises:
+        ImageError: Not that many, or not whole numbers of at least 0.
+    """
+    try:
+        values = labels.numpy(force=True) if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    except ValueError as error:
+        raise ImageError(f"{origin}: not one row of labels: {error}") from error
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise ImageError(
+            f"{origin}: given {values.dtype} labels of shape {values.shape}; allowed: whole numbers ({count},)"
+        )
+    if len(values) != count:
+        raise ImageError(f"{origin}: given {len(values)} labels for {count} images; allowed: one for each image")
+    if (values < 0).any():
+        i = int(np.flatnonzero(values < 0)[0])
+        raise ImageError(f"{origin}: label {i} is {values[i]}; allowed: 0 or more")
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _find_labels(source: ImageSource, labels: Any) -> torch.Tensor:
+    if labels is None and source.folder is not None and (source.folder / "labels.csv").is_file():
+        labels = source.folder / "labels.csv"
+    if labels is None:
+        labels = source.stored_labels
+    if labels is None:
+        raise ArgumentError(
+            f"labels: none given for {source.origin}; allowed: a CSV file with the columns file,label, an .npz file "
+            "with labels, or a sequence of whole numbers"
+        )
+    if not isinstance(labels, str | os.PathLike):
+        return check_labels(labels, len(source), f"labels of {source.origin}")
+    if source.folder is None:
+        raise ArgumentError(
+            f"labels: given the file {labels} for {source.origin}; a CSV file goes with a folder of images"
+        )
+    path = Path(labels)
+    if not path.is_file() and (source.folder / path).is_file():
+        path = source.folder / path
+    return torch.tensor(_read_csv(path, source.files, source.folder), dtype=torch.int64)
+
+
+def _read_csv(path: Path, files: Sequence[Path], folder: Path) -> list[int]:
+    if not path.is_file():
+        raise MissingFileError(f"labels: no such file: {path}")
+    index = {os.path.realpath(file): i for i, file in enumerate(files)}
+    found: dict[int, int] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            columns = list(rows.fieldnames or [])
+            if not {"file", "label"} <= set(columns):
+                raise ImageError(f"{path}: given the columns {columns}; allowed: file and label (others are ignored)")
+            for row in rows:
+                # A relative path is looked up in the folder first, then from the working directory.
+                candidates = [os.path.realpath(base / (row["file"] or "")) for base in (folder, Path.cwd())]
+                i = next((index[c] for c in candidates if c in index), None)
+                where = f"{path}, line {rows.line_num}"
+                if i is None:
+                    raise ImageError(f"{where}: file {row['file']!r} is not among the images of {folder}")
+                if i in found:
+                    raise ImageError(f"{where}: file {row['file']!r} is listed twice; allowed: once")
+                found[i] = _label(row["label"], where)
+    except ImageError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
+        raise ImageError(f"{path}: not a CSV file in UTF-8: {error}") from error
+    missing = [str(file) for i, file in enumerate(files) if i not in found]
+    if missing:
+        raise ImageError(f"{path}: no label for {len(missing)} of {len(files)} images; the first is {missing[0]}")
+    return [found[i] for i in range(len(files))]
+
+
+def _label(text: str | None, where: str) -> int:
+    digits = (text or "").strip()
+    # More digits would not fit an int64.
+    if not digits.isdecimal() or len(digits) > 18:
+        raise ImageError(f"{where}: label {text!r}; allowed: a whole number, 0 or more")
+    return int(digits)
+
+
+def _check_whole(argument: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ArgumentError(f"{argument}: given {value!r}; allowed: a whole number, {least} or more")
+
+
+def _check_callable(preprocess: Any) -> None:
+    if not callable(preprocess):
+        raise ArgumentError(
+            f"preprocess: given a {type(preprocess).__name__}; allowed: a Preprocess or such a function"
+        )

@@ -1,0 +1,69 @@
+"""A user's own network, named as ``package.module:factory``."""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from torch import nn
+
+from evoq_moo.errors import ArgumentError, nearest
+
+
+def load_factory(factory: str) -> nn.Module:
+    """Import and call a function without arguments that makes a network.
+
+    The working directory is on the import path meanwhile, as with ``python -m``.
+
+    Args:
+        factory: ``"package.module:function"``.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        ArgumentError: Not of this form, the module or function isn't there or fails, or what it makes isn't a network.
+    """
+    module_name, colon, attribute = factory.partition(":") if isinstance(factory, str) else ("", "", "")
+    if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise ArgumentError(f"factory: given {factory!r}; allowed: 'package.module:function'")
+    with _working_directory_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                raise ArgumentError(
+                    f"factory: no module {error.name!r} (of {factory!r}) on the import path or in {os.getcwd()}"
+                ) from error
+            raise ArgumentError(f"factory: importing {module_name} needs the missing module {error.name!r}") from error
+        # The module is the user's code: it may raise anything.
+        except Exception as error:
+            raise ArgumentError(f"factory: importing {module_name} failed: {type(error).__name__}: {error}") from error
+        if not hasattr(module, attribute):
+            public = [name for name in vars(module) if not name.startswith("_")]
+            raise ArgumentError(f"factory: {module_name} has no {attribute!r}; {nearest(attribute, public)}")
+        function = getattr(module, attribute)
+        if not callable(function):
+            raise ArgumentError(
+                f"factory: {factory} is a {type(function).__name__}; allowed: a function without arguments"
+            )
+        try:
+            network = function()
+        except Exception as error:
+            raise ArgumentError(f"factory: {factory}() failed: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ArgumentError(f"factory: {factory}() made a {type(network).__name__}; allowed: a torch.nn.Module")
+    return network.eval()
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)

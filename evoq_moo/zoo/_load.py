@@ -1,0 +1,141 @@
+"""Loading a network of the zoo with weights from a file, from torch hub's folder, or its own."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from evoq_moo.errors import ArgumentError, WeightsError, check_name
+from evoq_moo.preprocess import Preprocess
+from evoq_moo.zoo._entries import ENTRIES, ZooEntry
+from evoq_moo.zoo._weights import (
+    apply_weights,
+    is_torchvision_name,
+    parse_weights,
+    read_torchvision_weights,
+    read_weights,
+    torchvision_preprocess,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooModel:
+    """A network ready to be quantized.
+
+    Attributes:
+        name: The zoo's name of it.
+        network: In evaluation mode, without gradients; its attribute `preprocess` is this object's.
+        preprocess: What its weights were trained with, or what was given.
+        entry: What the zoo knows of it.
+        pretrained: False for random weights: costs are then right, accuracies and differences mean nothing.
+        source: Where the weights come from, in words.
+        weights_sha256: Of the weights' file, in hex; None for random weights.
+    """
+
+    name: str
+    network: nn.Module
+    preprocess: Preprocess
+    entry: ZooEntry
+    pretrained: bool
+    source: str
+    weights_sha256: str | None
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the zoo's networks."""
+    return tuple(ENTRIES)
+
+
+def entry(name: str) -> ZooEntry:
+    """Return what the zoo knows of a network.
+
+    Raises:
+        UnknownNameError: No such network; the message suggests the nearest.
+    """
+    check_name("name", name, ENTRIES)
+    return ENTRIES[name]
+
+
+def load(name: str, *, weights: str | os.PathLike[str] | None = None, preprocess: Preprocess | None = None) -> ZooModel:
+    """Return a network of the zoo with its weights. Nothing is downloaded, nothing is unpickled.
+
+    Args:
+        name: One of :func:`names`.
+        weights: Path of a ``.safetensors``, ``.pth`` or ``.pt`` file; or a name of torchvision's, e.g.
+            ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, whose file must be in torch hub's folder; or None for the weights the
+            network comes with, else random ones, always the same (`pretrained` is then False).
+        preprocess: Instead of the one known for the weights.
+
+    Raises:
+        UnknownNameError: No such network, or no such weights in torchvision.
+        ArgumentError: An argument is of a wrong type, or a torchvision name is given for another's network.
+        MissingFileError: No such file.
+        MissingPackageError: The network needs an extra of evoq-moo.
+        WeightsError: The weights are damaged, not here, or of another network.
+    """
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise ArgumentError(f"preprocess: given a {type(preprocess).__name__}; allowed: a Preprocess or None")
+    found = entry(name)
+    # Read before building: a wrong path should fail at once.
+    content = _read(found, weights)
+    # Building draws initial weights: from a stream of its own, so that the caller's is left alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = found.build()
+
+    digest, source = None, "random weights"
+    if content is not None:
+        file, data = content
+        digest, source = hashlib.sha256(data).hexdigest(), file
+        _check_owner(found, file, digest)
+        state = parse_weights(file, data)
+        if found.adapt_weights is not None:
+            state = found.adapt_weights(state)
+        apply_weights(network, state, name=file, architecture=name)
+        known = next((c for c in found.checkpoints if c.sha256 == digest), None)
+        if known is not None:
+            source = f"{known.source} ({known.licence})"
+    preprocess = preprocess or _known_preprocess(found, digest)
+    network.eval().requires_grad_(False)
+    # What evaluate_accuracy looks for when it is given the network alone.
+    network.preprocess = preprocess  # type: ignore[assignment]
+    return ZooModel(
+        name=name,
+        network=network,
+        preprocess=preprocess,
+        entry=found,
+        pretrained=digest is not None,
+        source=source,
+        weights_sha256=digest,
+    )
+
+
+def _read(found: ZooEntry, weights: str | os.PathLike[str] | None) -> tuple[str, bytes] | None:
+    if weights is None:
+        return found.own_weights() if found.own_weights is not None else None
+    if not isinstance(weights, str | os.PathLike):
+        raise ArgumentError(
+            f"weights: given a {type(weights).__name__}; allowed: a path, a name of torchvision's, or None"
+        )
+    if isinstance(weights, str) and is_torchvision_name(weights):
+        if not found.torchvision:
+            raise ArgumentError(
+                f"weights: given {weights!r}; {found.name} is not of torchvision: allowed: a path or None"
+            )
+        return read_torchvision_weights(found.name, weights)
+    return read_weights(weights)
+
+
+def _check_owner(found: ZooEntry, file: str, digest: str) -> None:
+    for other in ENTRIES.values():
+        if other is not found and any(c.sha256 == digest for c in other.checkpoints):
+            raise WeightsError(f"{file}: these weights are of {other.name}, not of {found.name}")
+
+
+def _known_preprocess(found: ZooEntry, digest: str | None) -> Preprocess:
+    known = next((c.preprocess for c in found.checkpoints if c.sha256 == digest), None)
+    if known is None and found.torchvision and digest is not None:
+        known = torchvision_preprocess(found.name, digest)
+    return known or found.preprocess

@@ -1,0 +1,64 @@
+"""Fixtures for every test."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from evoq_moo.zoo._cifar import CifarBlock
+
+SHARED_DATA = Path(os.environ.get("EVOQ_SHARED_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Paths below the folder of real weights and images; skips the test where one is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"needs {path} (set EVOQ_SHARED_DATA to where such files are)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the digits network's weights out of the user's cache, unless EVOQ_CACHE says where they may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("EVOQ_CACHE"):
+            patch.setenv("EVOQ_CACHE", str(tmp_path_factory.mktemp("evoq-cache")))
+        yield
+
+
+@pytest.fixture
+def tiny_model() -> nn.Module:
+    """A residual network of five layers on 3x8x8 images, small enough for thousands of evaluations."""
+    generator = torch.Generator().manual_seed(11)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        CifarBlock(4, 8, 2),
+        nn.Conv2d(8, 8, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 6),
+    )
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2, generator=generator)
+        elif tensor.is_floating_point():
+            tensor.normal_(0, 0.5, generator=generator)
+    return model
+
+
+@pytest.fixture
+def tiny_samples() -> torch.Tensor:
+    """Twelve float32 samples for `tiny_model`."""
+    return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(12))
