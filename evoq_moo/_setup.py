@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
+from evoq_moo.engines.reference import QuantizedLayer
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError
 from evoq_moo.layers import weight_of, weight_rows
 from evoq_moo.progress import track
@@ -68,9 +69,12 @@ def first_nonfinite(network: nn.Module, batch: Tensor) -> str | None:
         if not found and isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
             found.append(name)
 
+    modules = dict(network.named_modules())
+    wrapped = {module.layer for module in modules.values() if isinstance(module, QuantizedLayer)}
     handles = [
         module.register_forward_hook(lambda m, a, o, name=name: hook(m, a, o, name))
-        for name, module in network.named_modules()
+        for name, module in modules.items()
+        if module not in wrapped
     ]
     try:
         with torch.no_grad():

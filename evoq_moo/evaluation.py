@@ -65,7 +65,9 @@ class Evaluator:
             self._workers = Workers(network, workers=workers, executor=executor, recipe=recipe)
         self.computed = 0
 
-    def differences(self, bits: IntArray, *, on_result: Callable[[], None] | None = None) -> FloatArray:
+    def differences(
+        self, bits: IntArray, *, on_result: Callable[[], None] | None = None, scan: bool = False
+    ) -> FloatArray:
         """Return the differences of policies.
 
         Every result is in the store as soon as it is known, so nothing is lost when this is interrupted.
@@ -73,6 +75,7 @@ class Evaluator:
         Args:
             bits: Bit-widths, int64 `(n, layers, 2)`.
             on_result: Called after each policy that had to be computed.
+            scan: Say that the policies leave most layers in float, which the integer engine makes use of.
 
         Returns:
             Float64 `(n,)`.
@@ -92,7 +95,10 @@ class Evaluator:
             if on_result is not None:
                 on_result()
 
-        if self._workers is None:
+        if self._workers is None and scan and missing:
+            for key, value in zip(missing, self.network.scan(np.stack(list(missing.values()))), strict=True):
+                take(key, value)
+        elif self._workers is None:
             for key, policy in missing.items():
                 take(key, self.network.difference_of(policy))
         else:

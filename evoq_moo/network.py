@@ -4,10 +4,11 @@ import copy
 import logging
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ from evoq_moo._setup import (
 )
 from evoq_moo.cost import Cost, policy_cost
 from evoq_moo.difference import Metric, resolve
-from evoq_moo.engines.reference import ReferenceEngine, replace_layers
+from evoq_moo.engines import Engine, EngineName, IntegerEngine, ReferenceEngine, integer_supported
+from evoq_moo.engines.reference import replace_layers
 from evoq_moo.errors import ArgumentError, NonFiniteError, check_name
 from evoq_moo.layers import Discovery, discover, fold_batch_norm, weight_of
 from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
@@ -92,8 +94,13 @@ class QuantizedNetwork:
         overrides: For a layer's name, ``{"weight_bits": ..., "activation_bits": ...}`` instead of the defaults.
         difference: ``"kl"``, ``"nmse"``, ``"cosine"``, ``"sqnr"``, ``"top1_flips"``, or a callable of
             (float heads, quantized heads).
+        engine: ``"reference"`` computes fake quantization in float32, on any network and device: the definition.
+            ``"integer"`` computes the same arithmetic in integers, for a fraction of a float forward, where the
+            processor has the instructions. ``"auto"`` takes the integer engine where it runs, and says in one log line
+            where it does not.
         batch_size: Samples in a micro-batch. Results may depend on it in the last float32 digit, so it is part of
-            the fingerprint. Five keeps the activations of ImageNet networks in cache (measured).
+            the fingerprint. Five keeps the activations of ImageNet networks in cache (measured). The integer engine
+            chooses its own; its results do not depend on it.
         threads: Micro-batches computed at once; None for one a core. Results do not depend on it.
         progress: Show progress of the set-up on a terminal.
 
@@ -106,6 +113,7 @@ class QuantizedNetwork:
         metric: Name of the difference.
         notes: What a user should know of the network, one sentence each.
         identity: Fingerprint of the pre-trained network alone.
+        engine_name: The engine that computes policies.
         fingerprint: Fingerprint of weights, samples, arithmetic and metric: with a policy, it determines a difference.
 
     Raises:
@@ -126,6 +134,7 @@ class QuantizedNetwork:
         tied: bool = False,
         overrides: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
         difference: str | Metric = "kl",
+        engine: EngineName = "auto",
         batch_size: int = 5,
         threads: int | None = None,
         progress: bool = True,
@@ -138,9 +147,10 @@ class QuantizedNetwork:
         self.metric, self._difference = resolve(difference)
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
-        self._engine: ReferenceEngine | None = None
+        check_name("engine", engine, ("auto", "reference", "integer"))
+        self._engine: Engine | None = None
         # The engine holds one policy at a time.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         sample = self.samples[:1]
@@ -161,13 +171,14 @@ class QuantizedNetwork:
         self.float_heads, self.ranges = tabulate(
             self.network, self._batches, self.space.layer_names, self._pool, progress=progress
         )
+        self.engine_name = self._chosen_engine(engine)
         # A metric that can't judge this network's output should say so now, not after an hour of search.
         self._measure(self.float_heads)
         self.fingerprint = digest(
             self.identity.encode(),
             tensor_bytes(self.samples),
             ranges_fingerprint(self.ranges).encode(),
-            f"arithmetic {arithmetic.VERSION}, {ReferenceEngine.name}, micro-batches of {batch_size}".encode(),
+            f"arithmetic {arithmetic.VERSION}, {self.engine_name}, micro-batches of {batch_size}".encode(),
             self.metric.encode(),
         )
 
@@ -184,17 +195,29 @@ class QuantizedNetwork:
     def _batches(self) -> Sequence[Tensor]:
         return torch.split(self.samples, self._batch_size)
 
+    def _chosen_engine(self, engine: EngineName) -> str:
+        if engine != "auto":
+            return engine
+        supported, reason = self._pool.run(integer_supported)
+        if not supported:
+            logger.info("the reference engine is used: %s", reason)
+        return IntegerEngine.name if supported else ReferenceEngine.name
+
     @property
-    def engine(self) -> ReferenceEngine:
+    def engine(self) -> Engine:
         """The engine that computes policies, made on first use."""
         if self._engine is None:
-            self._engine = ReferenceEngine(
-                network=copy.deepcopy(self.network),
-                samples=self.samples,
-                ranges=self.ranges,
-                batch_size=self._batch_size,
-                pool=self._pool,
-            )
+            network = copy.deepcopy(self.network)
+            if self.engine_name == IntegerEngine.name:
+                self._engine = IntegerEngine(network=network, samples=self.samples, ranges=self.ranges, pool=self._pool)
+            else:
+                self._engine = ReferenceEngine(
+                    network=network,
+                    samples=self.samples,
+                    ranges=self.ranges,
+                    batch_size=self._batch_size,
+                    pool=self._pool,
+                )
         return self._engine
 
     def set_threads(self, threads: int | None) -> None:
@@ -220,13 +243,27 @@ class QuantizedNetwork:
         """
         array = Policy.from_array(self.space.layer_names, bits).to_array()
         with self._lock:
-            return self._difference_of(array)
+            heads = self.engine.heads(array)
+        return self._finite_difference(heads, array)
 
-    def _difference_of(self, array: IntArray) -> float:
-        heads = self.engine.heads(array)
+    def scan(self, bits: npt.ArrayLike) -> Iterator[float]:
+        """Give the output difference of many bit-widths `(policies, layers, 2)` that leave most layers in float.
+
+        The same numbers as :meth:`difference_of`, but the integer engine recomputes only what comes behind the first
+        quantized layer.
+
+        Raises:
+            NonFiniteError: A quantized network computes NaN or infinity; the message names the first layer.
+        """
+        array = np.asarray(bits, dtype=np.int64)
+        with self._lock:
+            for policy, heads in zip(array, self.engine.scan(array), strict=True):
+                yield self._finite_difference(heads, policy)
+
+    def _finite_difference(self, heads: list[Tensor], bits: IntArray) -> float:
         if not all(head.isfinite().all() for head in heads):
-            with self.engine.bits(array) as network:
-                check_finite(heads, network, self._batches, f"policy {array.tolist()}")
+            policy = Policy.from_array(self.space.layer_names, bits)
+            check_finite(heads, self.apply(policy).network, self._batches, f"the network under {bits.tolist()}")
         return self._measure(heads)
 
     def evaluate(self, policy: Policy) -> Evaluation:
@@ -275,4 +312,4 @@ class QuantizedNetwork:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()

@@ -66,7 +66,7 @@ def measure_sensitivity(
         keys = [policy_key(p) for p in policies]
         missing = len(keys) - len(used.store.get(network.fingerprint, keys))
         with track(missing, "measuring sensitivity", enabled=progress and missing > 0) as bar:
-            differences = used.differences(policies, on_result=bar.advance)
+            differences = used.differences(policies, on_result=bar.advance, scan=True)
     finally:
         if own and not isinstance(store, EvaluationStore):
             used.close()

@@ -352,7 +352,7 @@ class SearchSpace:
 
     def uniform(self, bits: int) -> IntArray:
         """Return the vector with every gene at the allowed bit-width nearest to `bits`, int64 `(n_var,)`."""
-        return self.snap(np.full((1, self.n_var), bits))[0]
+        return np.asarray(self.snap(np.full((1, self.n_var), bits))[0])
 
     def enumerate(self) -> Iterator[IntArray]:
         """Yield every vector of the space, int64 `(n_var,)`, for exhaustive search on tiny spaces."""

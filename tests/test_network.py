@@ -12,6 +12,7 @@ import evoq_moo as evoq
 from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.difference import kl_divergence
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError, UnknownNameError
+from evoq_moo.sensitivity_scan import scan_policies
 
 
 def make(tiny_model, tiny_samples, **options):
@@ -23,7 +24,7 @@ def test_equals_hand_written_fake_quantization(tiny_samples):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
-    network = make(model, tiny_samples, pinned="none", batch_size=len(tiny_samples), threads=1)
+    network = make(model, tiny_samples, pinned="none", engine="reference", batch_size=len(tiny_samples), threads=1)
     policy = evoq.Policy(("0", "3"), (3, 5), (4, 7))
 
     def weight(layer, name, bits):
@@ -68,7 +69,7 @@ def test_not_quantized_is_the_float_network(tiny_model, tiny_samples, bits):
 
 
 def test_the_float_network_is_restored_after_an_evaluation(tiny_model, tiny_samples):
-    network = make(tiny_model, tiny_samples)
+    network = make(tiny_model, tiny_samples, engine="reference")
     with network.engine.bits(network.uniform(2).to_array()) as quantized:
         low = quantized(tiny_samples[:5])
     with network.engine.bits(np.full((len(network.space.layers), 2), 32)) as restored, torch.no_grad():
@@ -79,7 +80,7 @@ def test_the_float_network_is_restored_after_an_evaluation(tiny_model, tiny_samp
 
 
 def test_restored_even_after_an_error(tiny_model, tiny_samples):
-    network = make(tiny_model, tiny_samples)
+    network = make(tiny_model, tiny_samples, engine="reference")
     expected = network.evaluate(network.uniform(4))
     with pytest.raises(RuntimeError, match="stop"), network.engine.bits(network.uniform(2).to_array()):
         raise RuntimeError("stop")
@@ -100,10 +101,11 @@ def test_the_users_model_and_samples_are_not_changed(tiny_model, tiny_samples):
     assert torch.equal(samples, tiny_samples)
 
 
-def test_same_bits_for_any_number_of_threads(tiny_model, tiny_samples):
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+def test_same_bits_for_any_number_of_threads(tiny_model, tiny_samples, engine):
     results = []
     for threads in (1, 2, 3):
-        network = make(tiny_model, tiny_samples, threads=threads)
+        network = make(tiny_model, tiny_samples, threads=threads, engine=engine)
         results.append((network.fingerprint, [network.evaluate(network.uniform(b)).difference for b in (2, 4, 8)]))
     assert results[0] == results[1] == results[2]
 
@@ -214,6 +216,7 @@ def test_bad_samples(tiny_model, tiny_samples, dtype):
         ({"overrides": {"0": {"bits": [4]}}}, "unknown name 'bits'"),
         ({"difference": "kll"}, "did you mean 'kl'"),
         ({"threads": 0}, "threads: given 0"),
+        ({"engine": "int"}, "did you mean 'integer'"),
         ({"batch_size": 2.5}, "batch_size: given 2.5"),
         ({"tied": True, "activation_bits": [8]}, "tied: weights and activations"),
     ],
@@ -226,6 +229,41 @@ def test_bad_arguments(tiny_model, tiny_samples, options, message):
 def test_unknown_layers_suggest_the_nearest(tiny_model, tiny_samples):
     with pytest.raises(UnknownNameError, match=r"did you mean '\d"):
         make(tiny_model, tiny_samples, overrides={"00": {"weight_bits": [4]}})
+
+
+def test_a_scan_gives_what_single_evaluations_give(tiny_model, tiny_samples):
+    for engine in ("reference", "auto"):
+        network = make(tiny_model, tiny_samples, engine=engine)
+        _, policies = scan_policies(network.space)
+        assert list(network.scan(policies)) == [network.difference_of(p) for p in policies]
+
+
+def test_engines_agree(tiny_model, tiny_samples):
+    reference, auto = (make(tiny_model, tiny_samples, engine=engine) for engine in ("reference", "auto"))
+    assert reference.engine_name == "reference"
+    assert (reference.fingerprint == auto.fingerprint) == (auto.engine_name == "reference")
+    for bits in (2, 4, 8):
+        expected = reference.evaluate(reference.uniform(bits)).difference
+        assert auto.evaluate(auto.uniform(bits)).difference == pytest.approx(expected, rel=0.05, abs=1e-5)
+
+
+class Overflow(nn.Module):
+    """Computes infinity where quantization makes its input exactly zero."""
+
+    def forward(self, x):
+        return 1 / x.mean((2, 3))
+
+
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+def test_a_policy_with_nan_names_the_first_layer(engine):
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    conv.weight.data.fill_(0.0001)
+    model = nn.Sequential(conv, Overflow())
+    samples = torch.linspace(0.1, 1, 8).reshape(8, 1, 1, 1).repeat(1, 1, 2, 2)
+    network = make(model, samples, pinned="none", difference="nmse", engine=engine)
+    network.ranges["0"].weight_scales[2].fill_(1.0)  # every weight becomes zero
+    with pytest.raises(NonFiniteError, match="first in layer '1'"):
+        network.difference_of([[2, 32]])
 
 
 def test_nan_outputs_name_the_first_layer(tiny_model, tiny_samples):

@@ -141,6 +141,10 @@ class ReferenceEngine:
             for layer, float_weight in zip(self.layers, self._float_weights, strict=True):
                 layer.set_bits(32, 32, float_weight=float_weight)
 
+    def scan(self, bits: IntArray) -> Iterator[list[Tensor]]:
+        """Give the heads under each of many bit-widths `(policies, layers, 2)`, one full pass each."""
+        return (self.heads(policy) for policy in bits)
+
     def heads(self, bits: IntArray) -> list[Tensor]:
         """Return the network's heads under bit-widths `(layers, 2)`, float32 `(samples, ...)` each."""
         with self.bits(bits) as network:

@@ -1,0 +1,236 @@
+"""Plans: a lowered program turned into steps, for one choice of which layers compute in integers.
+
+Working backwards, each result is wanted as float32 values, as the levels of some layers' inputs, or both. Where only
+one layer's levels are wanted, the operation that makes the result makes the levels itself; otherwise the float32 values
+are made and quantized once for each distinct quantizer.
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from evoq_moo.engines import _steps as steps
+from evoq_moo.engines._capture import Ref
+from evoq_moo.engines._layers import BoundLayer
+from evoq_moo.engines._lower import Add, Compute, Layer, Lowered, Move, Program
+from evoq_moo.engines._steps import FLOAT, Batch, Frame, Key, Step
+
+_aten = torch.ops.aten
+_FINITE = {
+    _aten.adaptive_avg_pool2d.default,
+    _aten.avg_pool2d.default,
+    _aten.mean.dim,
+    _aten.relu.default,
+    _aten.silu.default,
+    _aten.sigmoid.default,
+    _aten.hardswish.default,
+    _aten.hardsigmoid.default,
+    _aten.gelu.default,
+    _aten.softmax.int,
+    _aten.mul.Tensor,
+}
+"""Operators that make finite values of finite (and not astronomically large) ones."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in execution order, and what computes the network's output from their results."""
+
+    program: Program
+    steps: tuple[Step, ...]
+
+    def run(self, batch: Batch, layers: Sequence[BoundLayer]) -> Any:
+        """Return the network's output on a micro-batch."""
+        frame = Frame(batch, layers, {(name, FLOAT): value for name, value in batch.values.items()})
+        for step in self.steps:
+            step.run(frame)
+            for key in step.frees:
+                del frame.results[key]
+        return self.output(frame)
+
+    def run_keeping(self, batch: Batch, layers: Sequence[BoundLayer]) -> Frame:
+        """Return all results on a micro-batch; for plans compiled with `keep`."""
+        frame = Frame(batch, layers, {(name, FLOAT): value for name, value in batch.values.items()})
+        for step in self.steps:
+            step.run(frame)
+        return frame
+
+    def run_some(self, steps: Sequence[Step], base: Frame, layers: Sequence[BoundLayer]) -> Any:
+        """Return the network's output from some steps, all else being as in another run."""
+        frame = Frame(base.batch, layers, dict(base.results))
+        for step in steps:
+            step.run(frame)
+            for key in step.frees:
+                del frame.results[key]
+        return self.output(frame)
+
+    def changed_steps(self, changed: Container[int], known: Container[Key]) -> tuple[Step, ...]:
+        """Return the steps that make what is not known, or what differs once some layers have changed."""
+        dirty: set[Key] = set()
+        found = []
+        for step in self.steps:
+            if step.layer in changed or not dirty.isdisjoint(step.reads) or any(k not in known for k in step.writes):
+                dirty.update(step.writes)
+                found.append(step)
+        return tuple(_with_frees(found, self.program))
+
+    def output(self, frame: Frame) -> Any:
+        """Return the network's output from the results of a run."""
+        graph = self.program.graph
+        return graph.unflatten([frame.results[o.name, FLOAT] if isinstance(o, Ref) else o for o in graph.outputs])
+
+
+def static_names(program: Program) -> frozenset[str]:
+    """Return the names of results that depend on the samples alone, not on any layer."""
+    names = {program.graph.input}
+    for op in program.ops:
+        if not isinstance(op, Layer) and all(name in names for name in op.inputs):
+            names.add(op.name)
+    return frozenset(names)
+
+
+def static_values(program: Program, samples: Any) -> dict[str, Any]:
+    """Return the results that depend on the samples alone and that an operation behind them or the output reads."""
+    names = static_names(program)
+    graph = program.graph
+    frame = Frame(Batch({}), (), {(graph.input, FLOAT): samples})
+    read = {output.name for output in graph.outputs if isinstance(output, Ref)}
+    for op in program.ops:
+        if op.name in names:
+            _float_step(op, samples=len(samples), reuse=None).run(frame)
+        else:
+            read |= set(op.inputs)
+    return {name: value for (name, _), value in frame.results.items() if name in read}
+
+
+def compile_plan(program: Program, integer: Sequence[bool], samples: int, *, keep: bool = False) -> Plan:
+    """Return the plan of a program.
+
+    Args:
+        program: The lowered network.
+        integer: For each layer in policy order, whether it computes in integers.
+        samples: Samples in a micro-batch.
+        keep: Keep every result to the end and overwrite none.
+    """
+    static = static_names(program)
+    wants = _wants(program, integer, static)
+    made: list[Step] = []
+    for name in sorted(static & wants.keys()):
+        made += _quantize_steps(name, wants[name], static=True, check=False)
+    doubtful = _doubtful(program, integer)
+    readers = _readers(program, wants)
+    for op in program.ops:
+        wanted = wants.get(op.name, set())
+        if op.name in static or not wanted:
+            continue
+        target = _only_levels(wanted)
+        if isinstance(op, Layer) and integer[op.index]:
+            source, out = (op.inputs[0], op.index), (op.name, FLOAT if target is None else target)
+            run = steps.integer_layer(op.op, op.index, source, op.clip, target, out)
+            made.append(Step((source,), (out,), run, layer=op.index))
+        elif isinstance(op, Move) and target is not None:
+            sources, out = tuple((name, target) for name in op.inputs), (op.name, target)
+            made.append(Step(sources, (out,), steps.move_levels(op, sources, target, out)))
+        else:
+            reuse = None if keep or not isinstance(op, Add) else _overwritable(op, readers, static)
+            made.append(_float_step(op, samples=samples, reuse=reuse))
+            target = None
+        if target is None:
+            made += _quantize_steps(op.name, wanted, static=False, check=op.name in doubtful)
+    return Plan(program, tuple(made if keep else _with_frees(made, program)))
+
+
+def _wants(program: Program, integer: Sequence[bool], static: frozenset[str]) -> dict[str, set[int]]:
+    wants: dict[str, set[int]] = {}
+    for output in program.graph.outputs:
+        if isinstance(output, Ref):
+            wants.setdefault(output.name, set()).add(FLOAT)
+    for op in reversed(program.ops):
+        wanted = wants.get(op.name)
+        if op.name in static or not wanted:
+            continue
+        target = _only_levels(wanted)
+        if isinstance(op, Layer):
+            passed = op.index if integer[op.index] else FLOAT
+        else:
+            passed = target if isinstance(op, Move) and target is not None else FLOAT
+        for name in op.inputs:
+            wants.setdefault(name, set()).add(passed)
+    return wants
+
+
+def _only_levels(wanted: set[int]) -> int | None:
+    """Return the one layer whose input's levels are all that is wanted, if so."""
+    return next(iter(wanted)) if len(wanted) == 1 and FLOAT not in wanted else None
+
+
+def _quantize_steps(name: str, wanted: set[int], *, static: bool, check: bool) -> list[Step]:
+    targets = tuple(sorted(wanted - {FLOAT}))
+    if not targets:
+        return []
+    run = steps.quantize_for((name, FLOAT), targets, static=static, check=check)
+    return [Step(((name, FLOAT),), tuple((name, target) for target in targets), run)]
+
+
+def _doubtful(program: Program, integer: Sequence[bool]) -> set[str]:
+    """Return the names of results that may be NaN or infinite though the samples and every level are finite."""
+    names: set[str] = set()
+    for op in program.ops:
+        made = isinstance(op, Compute) and op.op.target not in _FINITE
+        passed = any(name in names for name in op.inputs) and not (isinstance(op, Layer) and integer[op.index])
+        if made or passed:
+            names.add(op.name)
+    return names
+
+
+def _float_step(op: Lowered, *, samples: int, reuse: Key | None) -> Step:
+    sources, out = tuple((name, FLOAT) for name in op.inputs), (op.name, FLOAT)
+    if isinstance(op, Layer):
+        run = steps.float_layer(op.op, op.index, sources[0], op.clip, samples, out)
+        return Step(sources, (out,), run, layer=op.index)
+    if isinstance(op, Add):
+        return Step(sources, (out,), steps.add(sources[0], sources[1], op.clip, reuse, out))
+    if isinstance(op, Move):
+        return Step(sources, (out,), steps.move_floats(op, sources, out))
+    return Step(sources, (out,), steps.compute(op.op, out))
+
+
+def _readers(program: Program, wants: dict[str, set[int]]) -> dict[str, list[Lowered | None]]:
+    """Return which operations read the float32 values of each result; None for the network's output."""
+    readers: dict[str, list[Lowered | None]] = {}
+    for op in program.ops:
+        if wants.get(op.name):
+            for name in op.inputs:
+                readers.setdefault(name, []).append(op)
+    for output in program.graph.outputs:
+        if isinstance(output, Ref):
+            readers.setdefault(output.name, []).append(None)
+    return readers
+
+
+def _overwritable(op: Add, readers: dict[str, list[Lowered | None]], static: frozenset[str]) -> Key | None:
+    """Return an operand that a layer or sum made afresh, that no view shows and that nothing reads after this sum."""
+    makers = {reader.name: reader for found in readers.values() for reader in found if reader is not None}
+    for name in op.inputs:
+        found = readers[name]
+        last = found[-1] is op and found.count(op) == 1
+        if (
+            last
+            and name not in static
+            and isinstance(makers.get(name), Layer | Add)
+            and all(isinstance(reader, Layer | Add) for reader in found)
+        ):
+            return name, FLOAT
+    return None
+
+
+def _with_frees(made: list[Step], program: Program) -> list[Step]:
+    kept: set[Key] = {(output.name, FLOAT) for output in program.graph.outputs if isinstance(output, Ref)}
+    result = []
+    for step in reversed(made):
+        frees = tuple(key for key in dict.fromkeys(step.reads + step.writes) if key not in kept)
+        kept |= set(frees)
+        result.append(replace(step, frees=frees))
+    return result[::-1]

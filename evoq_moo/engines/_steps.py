@@ -1,0 +1,206 @@
+"""Steps of a plan: what runs on one micro-batch under one policy."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from evoq_moo.arithmetic import activation_range, dequantize, quantize
+from evoq_moo.engines._capture import NO_CLIP, RELU, Op, Ref, geometry_of
+from evoq_moo.engines._kernels import Clip, Epilogue, Geometry, Quantizer, conv, epilogue, levels_of, linear
+from evoq_moo.engines._layers import BoundLayer
+from evoq_moo.engines._lower import Move
+from evoq_moo.errors import NonFiniteError
+
+FLOAT = -1
+"""Wanted as float32 values; any other want is the index of the layer whose input's levels are wanted."""
+Key = tuple[str, int]
+
+
+class Batch:
+    """One micro-batch and what no policy changes about it.
+
+    Args:
+        values: Float32 results that depend on the samples only, by name.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+        self._levels: dict[tuple[str, Quantizer], Tensor] = {}
+
+    def levels(self, name: str, quantizer: Quantizer) -> Tensor:
+        """Return the levels of a result, made once."""
+        key = (name, quantizer)
+        if key not in self._levels:
+            self._levels[key] = levels_of(self.values[name], quantizer)
+        return self._levels[key]
+
+
+@dataclass
+class Frame:
+    """The state of one run on one micro-batch."""
+
+    batch: Batch
+    layers: Sequence[BoundLayer]
+    results: dict[Key, Any] = field(default_factory=dict)
+
+    def quantizer(self, layer: int) -> Quantizer:
+        """Return the quantizer of the input of a layer that computes in integers."""
+        return self.layers[layer].quantizer  # type: ignore[return-value]
+
+
+Run = Callable[[Frame], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        reads: What it reads.
+        writes: What it writes.
+        run: Runs it.
+        layer: The layer it computes, if any.
+        frees: What no later step reads.
+    """
+
+    reads: tuple[Key, ...]
+    writes: tuple[Key, ...]
+    run: Run
+    layer: int | None = None
+    frees: tuple[Key, ...] = ()
+
+
+def product(x: Tensor, layer: BoundLayer, geometry: Geometry | None, dims: int, end: Epilogue) -> Tensor:
+    """Return a layer's product of the levels of its input.
+
+    Args:
+        x: Uint8 levels, `(samples, in, places...)`, or `(..., in)` for a Linear.
+        layer: The layer under a policy.
+        geometry: Where its kernel is put; None for a matrix product.
+        dims: Dimensions of places: 0 for a Linear, 1 for a Conv1d, 2 for a Conv2d.
+        end: What becomes of the sums.
+    """
+    quantizer, packed = layer.quantizer, layer.packed
+    if quantizer is None or packed is None:
+        raise RuntimeError("a layer that computes in float was given levels")  # a plan for another policy
+    if geometry is None:
+        rows = x.movedim(1, -1) if dims else x
+        y = linear(rows.reshape(-1, rows.shape[-1]), quantizer, packed, layer.bias, end)
+        y = y.reshape(*rows.shape[:-1], -1)
+        return y.movedim(-1, 1) if dims else y
+    x = (x.unsqueeze(2) if dims == 1 else x).contiguous(memory_format=torch.channels_last)
+    y = conv(x, quantizer, packed, layer.bias, geometry, end)
+    return y.squeeze(2) if dims == 1 else y
+
+
+def integer_layer(op: Op, index: int, source: Key, clip: Clip, target: int | None, out: Key) -> Run:
+    """Return what computes a layer from levels, to float32 or straight to the levels of layer `target`'s input."""
+    geometry = geometry_of(op)
+    dims = op.args[1].dim() - 2
+
+    def run(frame: Frame) -> None:
+        end = epilogue(clip, None if target is None else frame.quantizer(target))
+        frame.results[out] = product(frame.results[source], frame.layers[index], geometry, dims, end)
+
+    return run
+
+
+def float_layer(op: Op, index: int, source: Key, clip: Clip, samples: int, out: Key) -> Run:
+    """Return what computes a layer in float32, as the reference does, one sample at a time.
+
+    Torch's float32 kernels round differently with the number of samples; one at a time, micro-batches don't matter.
+    """
+    rest = op.args[3:]
+
+    def run(frame: Frame) -> None:
+        layer = frame.layers[index]
+        x = frame.results[source]
+        if layer.quantizer is not None:
+            q = layer.quantizer
+            scale = torch.tensor(q.scale)
+            x = dequantize(quantize(x, scale, q.zero_point, *activation_range(q.bits)), scale, q.zero_point)
+        parts = x.split(len(x) // samples) if len(x) % samples == 0 else (x,)
+        y = torch.cat([op.target(part, layer.weight, layer.bias, *rest) for part in parts])
+        frame.results[out] = clipped(y, clip)
+
+    return run
+
+
+def clipped(x: Tensor, clip: Clip) -> Tensor:
+    """Clip a tensor in place."""
+    if clip == NO_CLIP:
+        return x
+    return x.relu_() if clip == RELU else x.clamp_(clip.low, clip.high)
+
+
+def add(left: Key, right: Key, clip: Clip, reuse: Key | None, out: Key) -> Run:
+    """Return what adds two results, in the memory of one of them where `reuse` names it."""
+
+    def run(frame: Frame) -> None:
+        a, b = frame.results[left], frame.results[right]
+        if reuse is not None:
+            a, b = (a, b) if reuse == left else (b, a)
+            # One pass over memory instead of two; torch has a fused kernel for this sum and clip only.
+            y = torch._add_relu_(a, b) if clip == RELU else clipped(a.add_(b), clip)
+        else:
+            y = clipped(torch.add(a, b), clip)
+        frame.results[out] = y
+
+    return run
+
+
+def move_floats(move: Move, sources: tuple[Key, ...], out: Key) -> Run:
+    """Return what moves float32 values."""
+
+    def run(frame: Frame) -> None:
+        frame.results[out] = move.floats([frame.results[key] for key in sources])
+
+    return run
+
+
+def move_levels(move: Move, sources: tuple[Key, ...], target: int, out: Key) -> Run:
+    """Return what moves levels of layer `target`'s input."""
+
+    def run(frame: Frame) -> None:
+        frame.results[out] = move.levels([frame.results[key] for key in sources], frame.quantizer(target))
+
+    return run
+
+
+def quantize_for(source: Key, targets: tuple[int, ...], *, static: bool, check: bool) -> Run:
+    """Return what quantizes a result for the layers that read it, once for each distinct quantizer.
+
+    Args:
+        source: The result.
+        targets: The layers.
+        static: Whether no policy changes the result: its levels are then kept.
+        check: Whether the result may be NaN or infinite, which levels would hide.
+    """
+    name = source[0]
+
+    def run(frame: Frame) -> None:
+        x = frame.results[source]
+        if check and not x.isfinite().all():
+            raise NonFiniteError(f"the quantized network computes NaN or infinity on the samples, first in {name!r}")
+        made: dict[Quantizer, Tensor] = {}
+        for target in targets:
+            quantizer = frame.quantizer(target)
+            if quantizer not in made:
+                made[quantizer] = frame.batch.levels(name, quantizer) if static else levels_of(x, quantizer)
+            frame.results[name, target] = made[quantizer]
+
+    return run
+
+
+def compute(op: Op, out: Key) -> Run:
+    """Return what runs an operator as captured."""
+
+    def run(frame: Frame) -> None:
+        args, kwargs = tree_map_only(Ref, lambda ref: frame.results[ref.name, FLOAT], (op.args, op.kwargs))
+        frame.results[out] = op.target(*args, **kwargs)
+
+    return run

@@ -1,0 +1,125 @@
+"""The integer engine: the reference's arithmetic on int8 kernels, for a fraction of a float forward."""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from evoq_moo._compute import ComputePool, check_count
+from evoq_moo.engines._capture import CaptureError
+from evoq_moo.engines._captured import CapturedRunner
+from evoq_moo.engines._kernels import integer_supported
+from evoq_moo.engines._layers import integer_layers
+from evoq_moo.engines._modules import ReplacedRunner
+from evoq_moo.errors import ArgumentError
+from evoq_moo.ranges import LayerRanges
+from evoq_moo.space import IntArray
+
+__all__ = ["IntegerEngine", "integer_supported"]
+
+logger = logging.getLogger("evoq_moo")
+
+_REPLACED_BATCH = 5
+
+
+class IntegerEngine:
+    """Computes a network's heads under given bit-widths, products of quantized layers in integers.
+
+    The network is captured once as a graph. Where one layer alone reads a result, its levels are made straight from
+    the int32 sums; a clip, a max-pooling, a concatenation or another move in between runs on levels. Where several
+    read it, or a sum does, the result is float32 and is quantized once for each distinct quantizer. A network that
+    can't be captured runs module by module instead, its layers in integers, everything between them as it is.
+
+    A layer with one side at 16 or 32 bits, and a layer there is no exact integer kernel for, computes in float32 as
+    in the reference.
+
+    Results do not depend on the number of threads or, for a captured network, on the micro-batch size, except through
+    operators between layers that mix samples or whose own rounding depends on it (none of those in torchvision's
+    classifiers). They differ from the reference's where its float32 sums round across the border of a level.
+
+    Args:
+        network: The folded float network; it may be changed.
+        samples: Float32 `(samples, ...)`.
+        ranges: Ranges for each layer's name, in policy order.
+        batch_size: Samples in a micro-batch; None for a size that keeps results in cache.
+        pool: Where micro-batches run.
+
+    Attributes:
+        captured: Whether the network runs from its captured graph.
+        reason: If not, why.
+        fallbacks: Why layers never compute in integers, by name.
+
+    Raises:
+        ArgumentError: This processor does not compute int8 products exactly, there are no samples or the micro-batch
+            size is not positive.
+    """
+
+    name = "integer"
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        samples: Tensor,
+        ranges: Mapping[str, LayerRanges],
+        batch_size: int | None = None,
+        pool: ComputePool,
+    ) -> None:
+        supported, reason = pool.run(integer_supported)
+        if not supported:
+            raise ArgumentError(f"engine: 'integer' can't run here: {reason}; allowed: 'reference'")
+        if len(samples) == 0:
+            raise ArgumentError("samples: given no samples; allowed: at least one")
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        if samples.device.type != "cpu":
+            raise ArgumentError(f"engine: 'integer' runs on the CPU, given samples on {samples.device}")
+        self._layers = integer_layers(network, ranges)
+        self.fallbacks = {layer.name: layer.refusal for layer in self._layers if layer.refusal}
+        self._runner: CapturedRunner | ReplacedRunner
+        self.reason = ""
+        try:
+            self._runner = CapturedRunner(
+                network=network, samples=samples, layers=self._layers, batch_size=batch_size, pool=pool
+            )
+        except CaptureError as error:
+            self.reason = str(error)
+            logger.warning("the integer engine runs module by module: the network can't be captured: %s", error)
+            self._runner = ReplacedRunner(
+                network=network,
+                samples=samples,
+                ranges=ranges,
+                layers=self._layers,
+                batch_size=batch_size or _REPLACED_BATCH,
+                pool=pool,
+            )
+        self.captured = not self.reason
+
+    def _checked(self, bits: IntArray, dims: int) -> IntArray:
+        array = np.asarray(bits, dtype=np.int64)
+        if array.ndim != dims or array.shape[-2:] != (len(self._layers), 2):
+            shape = f"{'(policies, ' if dims == 3 else '('}{len(self._layers)}, 2)"
+            raise ArgumentError(f"bits: given shape {array.shape}; allowed: {shape}")
+        return array
+
+    def heads(self, bits: IntArray) -> list[Tensor]:
+        """Return the network's heads under bit-widths `(layers, 2)`, float32 `(samples, ...)` each.
+
+        Raises:
+            ArgumentError: `bits` has another shape.
+            NonFiniteError: An operator between layers makes NaN or infinity.
+        """
+        return self._runner.heads(self._checked(bits, 2))
+
+    def scan(self, bits: IntArray) -> Iterator[list[Tensor]]:
+        """Give the heads under each of many bit-widths `(policies, layers, 2)` that leave most layers in float.
+
+        For a captured network, the float network runs once on each micro-batch, and each policy computes only what
+        comes behind its first quantized layer.
+
+        Raises:
+            ArgumentError: `bits` has another shape.
+            NonFiniteError: An operator between layers makes NaN or infinity.
+        """
+        return self._runner.scan(self._checked(bits, 3))

@@ -1,0 +1,507 @@
+import copy
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from evoq_moo._compute import ComputePool
+from evoq_moo._setup import tabulate
+from evoq_moo.arithmetic import quantize
+from evoq_moo.engines import _kernels as kernels
+from evoq_moo.engines import integer as integer_module
+from evoq_moo.engines._captured import samples_per_batch
+from evoq_moo.engines._layers import WeightCache
+from evoq_moo.engines.integer import IntegerEngine, integer_supported
+from evoq_moo.engines.reference import ReferenceEngine
+from evoq_moo.errors import ArgumentError, NonFiniteError
+from evoq_moo.layers import discover, fold_batch_norm
+
+pytestmark = pytest.mark.skipif(not integer_supported()[0], reason=f"integer engine: {integer_supported()[1]}")
+
+POOL = ComputePool(threads=2)
+BITS = st.integers(2, 8)
+
+
+def prepare(network, samples):
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    fold_batch_norm(network, samples[:1])
+    names = [layer.name for layer in discover(network, samples[:1]).layers]
+    _, ranges = tabulate(network, samples.split(4), names, POOL, progress=False)
+    return network, ranges
+
+
+def engine_of(network, samples, ranges, batch_size=None, pool=POOL):
+    return IntegerEngine(
+        network=copy.deepcopy(network), samples=samples, ranges=ranges, batch_size=batch_size, pool=pool
+    )
+
+
+def reference_of(network, samples, ranges, dtype=torch.float64):
+    return ReferenceEngine(
+        network=copy.deepcopy(network).to(dtype), samples=samples.to(dtype), ranges=ranges, batch_size=4, pool=POOL
+    )
+
+
+def random_bits(layers, seed=0):
+    return np.random.default_rng(seed).integers(2, 9, (layers, 2)).astype(np.int64)
+
+
+def error(found, expected):
+    return max(
+        ((f.double() - e.double()).norm() / e.double().norm().clamp_min(1e-30)).item()
+        for f, e in zip(found, expected, strict=True)
+    )
+
+
+def assert_agrees(network, samples, seeds=(0, 1), tolerance=1e-5, captured=True):
+    network, ranges = prepare(network, samples)
+    engine = engine_of(network, samples, ranges)
+    assert engine.captured == captured, engine.reason
+    exact = reference_of(network, samples, ranges)
+    for seed in seeds:
+        bits = random_bits(len(ranges), seed)
+        assert error(engine.heads(bits), exact.heads(bits)) < tolerance
+    return engine, network, ranges
+
+
+# --- one layer, and its levels, against float64 -----------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw):
+    groups = draw(st.sampled_from([1, 1, 2, 4]))
+    channels, out = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 5))
+    if draw(st.booleans()):
+        groups = out = channels  # depthwise
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    return nn.Conv2d(
+        channels,
+        out,
+        kernel,
+        stride=draw(st.tuples(st.integers(1, 5), st.integers(1, 3))),
+        padding=draw(st.tuples(st.integers(0, 3), st.integers(0, 3))),
+        dilation=draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+
+
+CLIPS = [nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.5, 0.75)]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    conv=convolutions(), clip=st.sampled_from(CLIPS), shift=st.floats(-2, 2), seed=st.integers(0, 999), data=st.data()
+)
+def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, seed, data):
+    torch.manual_seed(seed)
+    nn.init.normal_(conv.weight)
+    network = nn.Sequential(conv, clip, nn.Conv2d(conv.out_channels, 3, 1))
+    samples = torch.randn(3, conv.in_channels, 9, 10) + shift
+    network, ranges = prepare(network, samples)
+    bits = np.array([[data.draw(BITS), data.draw(BITS)], [data.draw(BITS), data.draw(BITS)]], dtype=np.int64)
+    engine = engine_of(network, samples, ranges, batch_size=3)
+    assert engine.captured, engine.reason
+    runner = engine._runner
+    bound = [layer.bind(*pair) for layer, pair in zip(engine._layers, bits.tolist(), strict=True)]
+    plan = runner._plan((True, True), keep=True)
+    frame = plan.run_keeping(runner._batches[0], bound)
+    levels = [value for (_, want), value in frame.results.items() if want == 1]
+    assert len(levels) == 1
+    assert levels[0].dtype == torch.uint8
+
+    first, second = bound[0].quantizer, bound[1].quantizer
+    recorded = {}
+    exact = reference_of(network, samples, ranges)
+    handle = exact.layers[1].register_forward_pre_hook(lambda _m, args: recorded.update(x=args[0]))
+    heads = exact.heads(bits)
+    handle.remove()
+    step = recorded["x"] / second.scale
+    certain = (step - step.floor() - 0.5).abs() > 1e-4
+    expected = (step.round() + second.zero_point).clamp(0, second.highest)
+    assert torch.equal(levels[0].double()[certain], expected[certain])
+    assert first.bits == bits[0, 1]
+    if certain.all():
+        assert error(engine.heads(bits), heads) < 1e-6
+
+
+# Torch warns that it copies inputs of such paddings; so it does.
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 4, 4, padding="same"), nn.ReLU(), nn.Conv2d(4, 5, (2, 3), padding="same")],
+        [nn.Conv2d(3, 4, 3, padding="valid"), nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect")],
+        [nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(4, 2, 1)],
+        [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, 2), nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(4, 4, 3)],
+        [nn.Conv2d(3, 4, 1, stride=3), nn.Conv2d(4, 5, 1, padding=1)],
+        [nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(168, 6), nn.ReLU(), nn.Linear(6, 3, bias=False)],
+        [nn.Flatten(2), nn.Conv1d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 2, padding="same")],
+        [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 2, 3)],
+        [nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Sigmoid()],
+        [nn.Linear(9, 7), nn.GELU(), nn.Linear(7, 5)],
+    ],
+    ids=["same", "valid, reflect", "circular", "explicit", "strided", "flat", "1d", "pooled", "ceil", "linear"],
+)
+def test_networks_of_layers_agree_with_float64(layers):
+    torch.manual_seed(0)
+    assert_agrees(nn.Sequential(*layers), torch.randn(5, 3, 8, 9))
+
+
+class Block(nn.Module):
+    """Residuals, shared inputs, concatenation, channel shuffle, split: what lies between layers of real networks."""
+
+    def __init__(self, act=None):
+        super().__init__()
+        act = act or nn.ReLU(inplace=True)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), act)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.a = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), act, nn.Conv2d(8, 8, 3, 1, 1))
+        self.b = nn.Sequential(nn.Conv2d(8, 8, 1), act)
+        self.c = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), act)
+        self.act = act
+        self.mixed = nn.Conv2d(16, 16, 1)
+        self.narrow = nn.Conv2d(8, 8, 1)
+        self.down = nn.Conv2d(16, 12, 1, 2)
+        self.main = nn.Conv2d(16, 12, 3, 2, 1)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x))
+        x = self.act(x + self.a(x))
+        x = torch.cat([self.b(x), self.c(x)], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        kept, worked = x.chunk(2, 1)
+        x = torch.cat([kept, self.narrow(worked)], 1)
+        x = x + self.mixed(x)
+        x = self.act(self.down(x) + self.main(x))
+        features = x.mean((2, 3))
+        return {"logits": self.head(features), "features": [features, 3]}
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(inplace=True), nn.ReLU6(), nn.SiLU()])
+def test_a_network_of_blocks_agrees_with_float64(act):
+    torch.manual_seed(1)
+    engine, _, _ = assert_agrees(Block(act), torch.randn(6, 3, 32, 32), seeds=(0, 1, 2))
+    assert not engine.fallbacks
+
+
+def test_uniform_bits_quantize_a_shared_input_once():
+    torch.manual_seed(2)
+    samples = torch.randn(4, 3, 32, 32)
+    network, ranges = prepare(Block(), samples)
+    engine = engine_of(network, samples, ranges)
+    bits = np.full((len(ranges), 2), 6, dtype=np.int64)
+    assert error(engine.heads(bits), reference_of(network, samples, ranges).heads(bits)) < 1e-5
+
+
+def test_a_layer_called_twice_and_layers_that_share_a_weight():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 3, 1, 1)
+            self.second = nn.Conv2d(3, 3, 3, 1, 1)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(torch.relu(self.first(x)))[:, :, ::2]))
+
+    torch.manual_seed(3)
+    assert_agrees(Twice(), torch.randn(4, 3, 8, 8))
+
+
+def test_samples_may_reach_layers_moved_and_be_part_of_the_output():
+    class Moved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 3)
+            self.b = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            x = x.flip(2, 3) * 2
+            return self.a(x) + self.b(x), x, None
+
+    torch.manual_seed(4)
+    assert_agrees(Moved(), torch.randn(4, 3, 8, 8))
+
+
+# --- determinism ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["integers", "mixed with float"])
+def test_results_do_not_depend_on_threads_or_micro_batches(mode):
+    torch.manual_seed(5)
+    samples = torch.randn(7, 3, 40, 40)
+    network, ranges = prepare(Block(), samples)
+    bits = random_bits(len(ranges), 5)
+    if mode != "integers":
+        bits[::2, 0] = 32
+        bits[1, :] = 16
+    expected = engine_of(network, samples, ranges, 7, ComputePool(threads=1)).heads(bits)
+    for threads, batch_size in [(1, 1), (2, 2), (3, 3), (2, 7), (2, 100), (2, None)]:
+        engine = engine_of(network, samples, ranges, batch_size, ComputePool(threads=threads))
+        for _ in range(2):
+            assert all(torch.equal(a, b) for a, b in zip(engine.heads(bits), expected, strict=True))
+
+
+# --- float parts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [(32, 32), (16, 4), (4, 32)])
+def test_layers_with_a_float_side_compute_as_the_reference(bits):
+    torch.manual_seed(6)
+    samples = torch.randn(4, 3, 16, 16)
+    network, ranges = prepare(Block(), samples)
+    array = random_bits(len(ranges), 6)
+    array[::3] = bits
+    found = engine_of(network, samples, ranges).heads(array)
+    assert error(found, reference_of(network, samples, ranges).heads(array)) < 1e-4
+
+
+def test_transposed_convolutions_compute_as_the_reference_and_say_so(caplog):
+    torch.manual_seed(7)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, 2, groups=2), nn.Conv2d(4, 2, 1))
+    with caplog.at_level(logging.INFO, logger="evoq_moo"):
+        engine, _, _ = assert_agrees(network, torch.randn(4, 3, 8, 8))
+    assert "transposed" in engine.fallbacks["2"]
+    assert sum("transposed" in record.message for record in caplog.records) == 1
+
+
+def test_a_sum_that_could_overflow_int32_is_refused_and_computed_as_the_reference():
+    torch.manual_seed(8)
+    fan_in = 2**31 // (255 * 128) + 1
+    assert not kernels.accumulator_fits(fan_in)
+    assert kernels.accumulator_fits(fan_in - 1)
+    engine, _, _ = assert_agrees(nn.Sequential(nn.Linear(fan_in, 2)), torch.randn(2, fan_in), tolerance=1e-4)
+    assert "overflow" in engine.fallbacks["0"]
+
+
+# --- what can't be captured -------------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    """Control flow that depends on data: no graph shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, (2, 3), padding="same")
+        self.c = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+        self.up = nn.ConvTranspose2d(4, 4, 2)
+        self.d = nn.Conv1d(4, 3, 3)
+        self.e = nn.Linear(3, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        if x.mean() > -100:
+            x = torch.relu(self.b(x))
+        x = self.d(self.up(self.c(x)).flatten(2))
+        y = torch.stack([self.d(part.new_ones(4, 5) * part.mean()) for part in x])
+        return self.e(x.mean(2) + y.mean(2))
+
+
+def test_a_network_that_cannot_be_captured_runs_module_by_module(caplog):
+    torch.manual_seed(9)
+    with caplog.at_level(logging.WARNING, logger="evoq_moo"):
+        engine, network, ranges = assert_agrees(Branching(), torch.randn(5, 3, 6, 6), captured=False)
+    assert engine.reason
+    assert sum("module by module" in record.message for record in caplog.records) == 1
+    assert {module.dims for module in engine._runner._modules} == {-1, 0, 1, 2}
+    samples = torch.randn(5, 3, 6, 6)
+    bits = random_bits(len(ranges), 3)
+    bits[0] = 32
+    bits[2, 0] = 16
+    expected = reference_of(network, samples, ranges).heads(bits)
+    engine = engine_of(network, samples, ranges, batch_size=2)
+    assert error(engine.heads(bits), expected) < 1e-5
+    assert error(next(engine.scan(bits[None])), expected) < 1e-5
+
+
+class Stateful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen += 1
+        return self.a(x)
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x * 0.5)
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.a(x) + torch.rand_like(x[:, :1, 2:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [(Stateful(), "state"), (nn.Sequential(Scaled(3, 4, 3)), "before its product"), (Random(), "something else")],
+)
+def test_what_a_graph_would_get_wrong_is_not_captured(network, reason):
+    torch.manual_seed(10)
+    samples = torch.randn(3, 3, 6, 6)
+    network, ranges = prepare(network, samples)
+    engine = engine_of(network, samples, ranges)
+    assert not engine.captured
+    assert reason in engine.reason
+
+
+def test_nan_between_layers_is_not_hidden_by_levels():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+            self.b = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.b((self.a(x) - self.floor).sqrt())
+
+    torch.manual_seed(11)
+    samples = torch.randn(4, 3, 6, 6)
+    network = Root().eval()
+    network.floor = (network.a(samples).min() - 1e-3).item()
+    network, ranges = prepare(network, samples)
+    engine = engine_of(network, samples, ranges)
+    reference = reference_of(network, samples, ranges)
+    policies = [np.array([pair, (8, 8)], dtype=np.int64) for pair in itertools.product(range(2, 9), repeat=2)]
+    broken = [bits for bits in policies if any(head.isnan().any() for head in reference.heads(bits))]
+    assert broken
+    for bits in broken[:3]:
+        with pytest.raises(NonFiniteError, match="NaN"):
+            engine.heads(bits)
+
+
+# --- the sensitivity scan -----------------------------------------------------------------------------------------
+
+
+def scan_policies(layers):
+    policies = []
+    for layer in range(layers):
+        for pair in [(4, 32), (32, 4), (5, 3)]:
+            bits = np.full((layers, 2), 32, dtype=np.int64)
+            bits[layer] = pair
+            policies.append(bits)
+    return np.stack(policies)
+
+
+def test_a_scan_gives_what_single_evaluations_give(monkeypatch):
+    torch.manual_seed(12)
+    samples = torch.randn(5, 3, 16, 16)
+    network, ranges = prepare(Block(), samples)
+    engine = engine_of(network, samples, ranges, batch_size=2)
+    policies = scan_policies(len(ranges))
+    expected = [engine.heads(bits) for bits in policies]
+    for bound in (2**28, 1000):
+        monkeypatch.setattr("evoq_moo.engines._captured._SCAN_BYTES", bound)
+        monkeypatch.setattr("evoq_moo.engines._captured._SCAN_KEPT", bound)
+        found = list(engine.scan(policies))
+        assert len(found) == len(policies)
+        for a, b in zip(found, expected, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_scan_computes_only_behind_the_changed_layer():
+    torch.manual_seed(13)
+    network, ranges = prepare(Block(), torch.randn(2, 3, 16, 16))
+    engine = engine_of(network, torch.randn(2, 3, 16, 16), ranges)
+    runner, layers = engine._runner, len(ranges)
+    plan = runner._plan((False,) * layers, keep=True)
+    known = {key for step in plan.steps for key in step.writes}
+    last = [step.layer for step in plan.changed_steps({layers - 1}, known)]
+    assert last == [layers - 1]
+    assert len(plan.changed_steps({0}, known)) == len(plan.steps)
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_named(monkeypatch):
+    torch.manual_seed(14)
+    samples = torch.randn(2, 3, 8, 8)
+    network, ranges = prepare(nn.Sequential(nn.Conv2d(3, 2, 3)), samples)
+    engine = engine_of(network, samples, ranges)
+    with pytest.raises(ArgumentError, match="bits"):
+        engine.heads(np.zeros((3, 2), dtype=np.int64))
+    with pytest.raises(ArgumentError, match="bits"):
+        engine.scan(np.zeros((1, 2), dtype=np.int64))
+    with pytest.raises(ArgumentError, match="samples"):
+        engine_of(network, samples[:0], ranges)
+    with pytest.raises(ArgumentError, match="batch_size"):
+        engine_of(network, samples, ranges, batch_size=0)
+    with pytest.raises(ArgumentError, match="meta"):
+        engine_of(network, samples.to("meta"), ranges)
+    monkeypatch.setattr(integer_module, "integer_supported", lambda: (False, "no such instructions"))
+    with pytest.raises(ArgumentError, match="no such instructions"):
+        engine_of(network, samples, ranges)
+
+
+# --- kernels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_levels_are_those_of_the_arithmetic(bits):
+    torch.manual_seed(bits)
+    quantizer = kernels.Quantizer(0.037, 2**bits // 3, bits)
+    x = torch.cat([torch.randn(2**18 + 100_003), torch.tensor([1e30, -1e30, 0.0, 3.4e38, 1e-30])])
+    found = kernels.levels_of(x, quantizer)
+    expected = quantize(x, torch.tensor(quantizer.scale), quantizer.zero_point, 0, quantizer.highest)
+    step = x.double() / quantizer.scale
+    certain = (step - step.floor() - 0.5).abs() > 1e-4
+    assert torch.equal(found.float()[certain], expected[certain])
+    assert quantizer.level_of(0.0) == quantizer.zero_point
+    images = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last)[:, 1:4]
+    assert torch.equal(kernels.levels_of(images, quantizer), kernels.levels_of(images.contiguous(), quantizer))
+
+
+@pytest.mark.parametrize(
+    ("samples", "threads", "largest", "expected"),
+    [(50, 2, 64, 25), (50, 2, 16, 13), (50, 2, 5, 5), (1, 4, 16, 1), (3, 4, 2, 2), (650, 2, 64, 55), (7, 3, 1, 1)],
+)
+def test_micro_batches_keep_all_threads_busy(samples, threads, largest, expected):
+    assert samples_per_batch(samples, threads, largest) == expected
+
+
+def test_micro_batches_are_smaller_where_results_are_large(monkeypatch):
+    torch.manual_seed(15)
+    samples = torch.randn(8, 3, 16, 16)
+    network, ranges = prepare(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3)), samples)
+    assert engine_of(network, samples, ranges)._runner._size == 4
+    monkeypatch.setattr("evoq_moo.engines._captured._CACHED_BYTES", 2 * 8 * 16 * 16)
+    assert engine_of(network, samples, ranges)._runner._size == 2
+
+
+def test_the_self_test_sees_saturation(monkeypatch):
+    assert kernels._self_test() == (True, "")
+    honest = kernels.conv
+    monkeypatch.setattr(kernels, "conv", lambda *args: honest(*args).clamp(-(2**15), 2**15 - 1))
+    assert "saturate" in kernels._self_test()[1]
+    monkeypatch.setattr(kernels, "_has", lambda _name: False)
+    assert "instructions" in kernels.integer_supported.__wrapped__()[1]
+
+
+def test_weights_are_kept_within_their_bound():
+    cache = WeightCache(bound=100)
+    made = []
+
+    def weight(key):
+        made.append(key)
+        return torch.zeros(10)  # 40 bytes
+
+    for key in [0, 1, 0, 2, 0, 1]:
+        cache.get((key, 8, False), lambda key=key: weight(key))
+    assert made == [0, 1, 2, 1]
