@@ -1,0 +1,99 @@
+"""Which engine is right: integer and reference against float64, on real weights and images of ../shared/data.
+
+    python benchmarks/engine_agreement.py cifar10_resnet20 --policies 100
+    python benchmarks/engine_agreement.py mobilenet_v2 --policies 20 --lowest 5 --images 650
+
+Every policy draws each gene uniformly from `lowest`..8 bits (first and last layer at 8). The float64 reference has the
+same weight levels and ranges, and computes everything else in float64. Printed: the median distance of each engine's
+difference to float64's, and on the labelled images how often the top-1 choices of the engines agree.
+"""
+
+import copy
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from accuracy import DATA, recipe_for
+from torch import Tensor, nn
+
+import evoq_moo as evoq
+from evoq_moo._compute import ComputePool
+from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
+from evoq_moo.difference import heads_of, kl_divergence
+from evoq_moo.engines import IntegerEngine, ReferenceEngine
+from evoq_moo.engines.reference import QuantizedLayer
+from evoq_moo.layers import channel_dim, weight_of
+
+
+def float64_network(network: evoq.QuantizedNetwork, policy: evoq.Policy) -> nn.Module:
+    """Return the network under a policy, with exact weight levels and everything computed in float64."""
+    applied = network.apply(policy).network.double()
+    for name, bits in zip(policy.layers, policy.weight_bits, strict=True):
+        layer = applied.get_submodule(name)
+        if isinstance(layer, QuantizedLayer) and bits in layer.ranges.weight_scales:
+            weight = weight_of(network.network.get_submodule(name))
+            dim = channel_dim(layer.layer)
+            scale = per_channel(layer.ranges.weight_scales[bits], weight, dim)
+            levels = quantize(weight, scale, 0, *weight_range(bits))
+            layer.layer.weight = nn.Parameter(dequantize(levels.double(), scale.double(), 0), requires_grad=False)
+    return applied
+
+
+def heads64(network: nn.Module, samples: Tensor, pool: ComputePool) -> list[Tensor]:
+    """Return float64 heads."""
+    parts = pool.map(lambda x: heads_of(network(x.double())), torch.split(samples, 5))
+    return [torch.cat(head) for head in zip(*parts, strict=True)]
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="Name of a zoo entry.")],
+    *,
+    policies: Annotated[int, typer.Option(help="Number of random policies.")] = 100,
+    lowest: Annotated[int, typer.Option(help="Smallest bit-width drawn.")] = 2,
+    images: Annotated[int, typer.Option(help="Labelled images for the top-1 choices; 0 for none.")] = 0,
+    image_policies: Annotated[int, typer.Option(help="Policies for the top-1 choices.")] = 5,
+) -> None:
+    """Compare the engines."""
+    recipe = recipe_for(name)
+    network = recipe()
+    pool = ComputePool()
+    options = {"ranges": network.ranges, "pool": pool}
+    integer = IntegerEngine(network=copy.deepcopy(network.network), samples=network.samples, **options)
+    reference = ReferenceEngine(
+        network=copy.deepcopy(network.network), samples=network.samples, batch_size=5, **options
+    )
+    vectors = np.maximum(network.space.sample(policies, np.random.default_rng(0)), lowest)
+    chosen = [network.space.policy(x) for x in vectors]
+    exact_float = heads64(copy.deepcopy(network.network).double(), network.samples, pool)
+    errors = []
+    for policy in chosen:
+        truth = kl_divergence(exact_float, heads64(float64_network(network, policy), network.samples, pool))
+        found = [kl_divergence(exact_float, engine.heads(policy.to_array())) for engine in (integer, reference)]
+        errors.append([abs(f - truth) for f in found] + [truth])
+    median = np.median(np.array(errors), axis=0)
+    closer = np.mean([row[0] <= row[1] for row in errors])
+    print(
+        f"{name}, {policies} policies of {lowest}..8 bits: median |difference - float64's|: "
+        f"integer {median[0]:.3g}, reference {median[1]:.3g} (median difference {median[2]:.3g}); "
+        f"integer at least as close for {100 * closer:.0f} %"
+    )
+    if images:
+        preprocess = recipe.load_model()[1].replace(resize=None)
+        source = DATA / ("cifar10_test_5000.npz" if name.startswith("cifar10") else "imagenet_val_650")
+        batches = evoq.LabelledImages(source, preprocess=preprocess, limit=images)
+        labelled = torch.cat([x for x, _ in batches])
+        network_of = [copy.deepcopy(network.network) for _ in range(2)]
+        engines = (
+            IntegerEngine(network=network_of[0], samples=labelled, **options),
+            ReferenceEngine(network=network_of[1], samples=labelled, batch_size=5, **options),
+        )
+        for policy in chosen[:image_policies]:
+            one, two = (engine.heads(policy.to_array())[0].argmax(1) for engine in engines)
+            share = (one == two).double().mean().item()
+            value = network.evaluate(policy).difference
+            print(f"difference {value:.3g}: top-1 choices agree on {100 * share:.2f} % of {len(labelled)} images")
+
+
+if __name__ == "__main__":
+    typer.run(main)
