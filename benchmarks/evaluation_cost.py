@@ -85,11 +85,12 @@ def random_policy(rng: np.random.Generator, layers: int) -> Any:
 
 
 def scan_policies(layers: int) -> Any:
-    """Return bit-widths `(policies, layers, 2)` with one gene of some evenly spaced layers at 4 bits."""
+    """Return bit-widths `(policies, layers, 2)` with one gene of some evenly spaced layers at 3 or 6 bits."""
     chosen = np.unique(np.linspace(0, layers - 1, SCANNED_LAYERS).round().astype(int))
-    policies = np.full((2 * len(chosen), layers, 2), 32)
+    policies = np.full((4 * len(chosen), layers, 2), 32)
     for i, layer in enumerate(chosen):
-        policies[2 * i, layer, 0] = policies[2 * i + 1, layer, 1] = 4
+        policies[4 * i, layer, 0] = policies[4 * i + 1, layer, 1] = 3
+        policies[4 * i + 2, layer, 0] = policies[4 * i + 3, layer, 1] = 6
     return policies
 
 

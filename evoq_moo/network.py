@@ -97,7 +97,8 @@ class QuantizedNetwork:
         engine: ``"reference"`` computes fake quantization in float32, on any network and device: the definition.
             ``"integer"`` computes the same arithmetic in integers, for a fraction of a float forward, where the
             processor has the instructions. ``"auto"`` takes the integer engine where it runs, and says in one log line
-            where it does not.
+            where it does not: other processors, and models and samples on a GPU, which the reference engine computes
+            there.
         batch_size: Samples in a micro-batch. Results may depend on it in the last float32 digit, so it is part of
             the fingerprint. Five keeps the activations of ImageNet networks in cache (measured). The integer engine
             chooses its own; its results do not depend on it.
@@ -199,6 +200,8 @@ class QuantizedNetwork:
         if engine != "auto":
             return engine
         supported, reason = self._pool.run(integer_supported)
+        if supported and self.samples.device.type != "cpu":
+            supported, reason = False, f"the samples are on {self.samples.device}"
         if not supported:
             logger.info("the reference engine is used: %s", reason)
         return IntegerEngine.name if supported else ReferenceEngine.name

@@ -10,6 +10,7 @@ from torch import nn
 
 from evoq_moo import zoo
 from evoq_moo.data import load_samples
+from evoq_moo.engines import EngineName
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
@@ -33,6 +34,7 @@ class Recipe:
         pinned: ``"ends"``, ``"none"``, or names of layers.
         tied: Whether one gene sets both bit-widths of a layer.
         difference: Name of the difference.
+        engine: ``"auto"``, ``"reference"`` or ``"integer"``.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Recipe:
     pinned: str | tuple[str, ...] = "ends"
     tied: bool = False
     difference: str = "kl"
+    engine: EngineName = "auto"
 
     def load_model(self) -> tuple[nn.Module, Preprocess]:
         """Load the float network and its preprocessing.
@@ -102,6 +105,7 @@ class Recipe:
             pinned=self.pinned,
             tied=self.tied,
             difference=self.difference,
+            engine=self.engine,
             threads=threads,
             progress=progress,
         )

@@ -101,7 +101,7 @@ def test_images_in_a_folder_and_options(tmp_path):
     run = tmp_path / "run"
     words = ["search", "digits", "--samples", folder, "--count", 8, "--evaluations", 20, "--pop-size", 10, "-o", run]
     words += ["--weight-bits", "2,4,8", "--activation-bits", "8", "--pinned", "linear", "--difference", "nmse"]
-    words += ["--objectives", "difference,size", "--budget", "size_mib<=0.03", "--seed", 3]
+    words += ["--objectives", "difference,size", "--budget", "size_mib<=0.03", "--seed", 3, "--engine", "reference"]
     evoq_command(*words)
     front = load_front(run)
     assert all(set(p.policy.weight_bits) <= {2, 4, 8} and set(p.policy.activation_bits) == {8} for p in front)
@@ -144,6 +144,7 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch):
         (["search", "digits", "--budget", "bops<=1e-9"], ArgumentError, "the smallest reachable"),
         (["search", "digits", "--objectives", "diff"], ArgumentError, "did you mean 'difference'"),
         (["search", "digits", "--count", "5000"], EvoqError, "5000"),
+        (["search", "digits", "--engine", "fast"], ArgumentError, "engine: unknown name 'fast'"),
         (["search", "digits", "--samples", "nowhere/"], MissingFileError, "nowhere"),
         (["search", "resnet18"], ArgumentError, "samples: given none"),
         (["search", "digits", "--evaluations", "0"], ArgumentError, "evaluations: given 0"),

@@ -70,6 +70,7 @@ def search(
     pinned: Annotated[str, typer.Option(help="Layers held at 8 bits: ends, none, or names with commas.")] = "ends",
     tied: Annotated[bool, typer.Option("--tied", help="One bit-width for a layer's weights and activation.")] = False,
     difference: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "kl",
+    engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
     objectives: Annotated[str, typer.Option(help="Any of difference,size,bops.")] = "difference,bops",
     budget: Annotated[
         list[str] | None, typer.Option(help="A limit: 'bops<=5', 'size_mib<=2' or 'difference<=0.01'; repeatable.")
@@ -99,6 +100,7 @@ def search(
         pinned=pinned if pinned in {"ends", "none"} else parse_names(pinned),
         tied=tied,
         difference=difference,
+        engine=engine,  # type: ignore[arg-type]
     )
     settings = RunSettings(
         recipe=recipe,

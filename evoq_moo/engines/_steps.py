@@ -13,8 +13,10 @@ from evoq_moo.engines._capture import NO_CLIP, RELU, Op, Ref, geometry_of
 from evoq_moo.engines._kernels import Clip, Epilogue, Geometry, Quantizer, conv, epilogue, levels_of, linear
 from evoq_moo.engines._layers import BoundLayer
 from evoq_moo.engines._lower import Move
-from evoq_moo.errors import NonFiniteError
+from evoq_moo.errors import NetworkError, NonFiniteError
 
+FLOAT_GROUP = 5
+"""Samples a float32 layer computes at once (measured: ResNet18 1.8 times as fast as one by one)."""
 FLOAT = -1
 """Wanted as float32 values; any other want is the index of the layer whose input's levels are wanted."""
 Key = tuple[str, int]
@@ -86,7 +88,7 @@ def product(x: Tensor, layer: BoundLayer, geometry: Geometry | None, dims: int, 
     """
     quantizer, packed = layer.quantizer, layer.packed
     if quantizer is None or packed is None:
-        raise RuntimeError("a layer that computes in float was given levels")  # a plan for another policy
+        raise NetworkError("a layer that computes in float was given levels: the plan is of another policy")
     if geometry is None:
         rows = x.movedim(1, -1) if dims else x
         y = linear(rows.reshape(-1, rows.shape[-1]), quantizer, packed, layer.bias, end)
@@ -110,9 +112,10 @@ def integer_layer(op: Op, index: int, source: Key, clip: Clip, target: int | Non
 
 
 def float_layer(op: Op, index: int, source: Key, clip: Clip, samples: int, out: Key) -> Run:
-    """Return what computes a layer in float32, as the reference does, one sample at a time.
+    """Return what computes a layer in float32, as the reference does, in groups of samples of one size.
 
-    Torch's float32 kernels round differently with the number of samples; one at a time, micro-batches don't matter.
+    Torch's float32 kernels round differently with the number of samples. With the last group filled up, every kernel
+    sees the same number, and micro-batches don't matter.
     """
     rest = op.args[3:]
 
@@ -123,9 +126,13 @@ def float_layer(op: Op, index: int, source: Key, clip: Clip, samples: int, out: 
             q = layer.quantizer
             scale = torch.tensor(q.scale)
             x = dequantize(quantize(x, scale, q.zero_point, *activation_range(q.bits)), scale, q.zero_point)
-        parts = x.split(len(x) // samples) if len(x) % samples == 0 else (x,)
-        y = torch.cat([op.target(part, layer.weight, layer.bias, *rest) for part in parts])
-        frame.results[out] = clipped(y, clip)
+        # A network may move positions into the first dimension, several rows of each sample; or mix samples there.
+        group = len(x) // samples * FLOAT_GROUP if len(x) % samples == 0 else len(x)
+        results = []
+        for part in torch.split(x, group):
+            filled = torch.cat([part, *[part[:1]] * (group - len(part))])
+            results.append(op.target(filled, layer.weight, layer.bias, *rest)[: len(part)])
+        frame.results[out] = clipped(torch.cat(results), clip)
 
     return run
 

@@ -35,8 +35,9 @@ class QuantizedLayer(nn.Module):
         self.ranges = ranges
         self.weight_bits = 32
         self.activation_bits = 32
-        self.register_buffer("activation_scale", torch.ones(1))
-        self.register_buffer("activation_zero_point", torch.zeros(1, dtype=torch.int32))
+        device = weight_of(layer).device
+        self.register_buffer("activation_scale", torch.ones(1, device=device))
+        self.register_buffer("activation_zero_point", torch.zeros(1, dtype=torch.int32, device=device))
 
     def __getattr__(self, name: str) -> Any:
         try:
