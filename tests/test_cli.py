@@ -200,17 +200,19 @@ def test_recipes_round_trip_through_json():
 
 def test_interrupted_in_the_scan_goes_on(tmp_path, monkeypatch):
     settings = RunSettings(recipe=evoq.Recipe(model="digits", count=5, weight_bits=(4, 8), activation_bits=(8,)))
-    compute = evoq.QuantizedNetwork.difference_of
+    put = evoq.EvaluationStore.put
     calls = []
 
-    def interrupt(self, bits):
+    def interrupt(self, fingerprint, differences):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return compute(self, bits)
+        put(self, fingerprint, differences)
 
-    monkeypatch.setattr(evoq.QuantizedNetwork, "difference_of", interrupt)
+    monkeypatch.setattr(evoq.EvaluationStore, "put", interrupt)
     with pytest.raises(KeyboardInterrupt):
         execute(settings, tmp_path / "run", evaluations=20, progress=False)
+    with evoq.EvaluationStore(tmp_path / "run" / "evaluations.sqlite") as store:
+        assert store.count() == 3
     run = execute(settings, tmp_path / "run", evaluations=20, progress=False)
     assert len(run.front) >= 2
