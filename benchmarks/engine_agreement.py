@@ -19,24 +19,49 @@ from torch import Tensor, nn
 
 import evoq_moo as evoq
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_range
 from evoq_moo.difference import heads_of, kl_divergence
 from evoq_moo.engines import IntegerEngine, ReferenceEngine
 from evoq_moo.engines.reference import QuantizedLayer
 from evoq_moo.layers import channel_dim, weight_of
 
 
+class Float64Layer(nn.Module):
+    """A layer on exact weight levels and the levels of its input, in float64.
+
+    The arithmetic multiplies by the float32 reciprocal of the scale; that rounding is part of its definition.
+    """
+
+    def __init__(self, layer: QuantizedLayer, float_weight: Tensor) -> None:
+        super().__init__()
+        self.layer = layer.layer.double()
+        self.range = layer.ranges.activation.get(layer.activation_bits)
+        self.highest = activation_range(layer.activation_bits)[1]
+        if layer.weight_bits in layer.ranges.weight_scales:
+            scales = layer.ranges.weight_scales[layer.weight_bits]
+            scale = per_channel(scales, float_weight, channel_dim(self.layer))
+            levels = quantize(float_weight, scale, 0, *weight_range(layer.weight_bits))
+            self.layer.weight = nn.Parameter(levels.double() * scale.double(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's float64 result."""
+        if self.range is not None:
+            reciprocal = torch.tensor(self.range.scale).reciprocal().double()
+            levels = (x * reciprocal).round().add(self.range.zero_point).clamp(0, self.highest)
+            x = (levels - self.range.zero_point) * self.range.scale
+        result: Tensor = self.layer(x)
+        return result
+
+
 def float64_network(network: evoq.QuantizedNetwork, policy: evoq.Policy) -> nn.Module:
-    """Return the network under a policy, with exact weight levels and everything computed in float64."""
+    """Return the network under a policy, computed in float64."""
     applied = network.apply(policy).network.double()
-    for name, bits in zip(policy.layers, policy.weight_bits, strict=True):
+    for name in policy.layers:
         layer = applied.get_submodule(name)
-        if isinstance(layer, QuantizedLayer) and bits in layer.ranges.weight_scales:
-            weight = weight_of(network.network.get_submodule(name))
-            dim = channel_dim(layer.layer)
-            scale = per_channel(layer.ranges.weight_scales[bits], weight, dim)
-            levels = quantize(weight, scale, 0, *weight_range(bits))
-            layer.layer.weight = nn.Parameter(dequantize(levels.double(), scale.double(), 0), requires_grad=False)
+        if isinstance(layer, QuantizedLayer):
+            exact = Float64Layer(layer, weight_of(network.network.get_submodule(name)))
+            parent, _, attribute = name.rpartition(".")
+            setattr(applied.get_submodule(parent), attribute, exact)
     return applied
 
 
