@@ -12,7 +12,7 @@ from evoq_moo.engines._capture import NO_CLIP, Op, geometry_of
 from evoq_moo.engines._kernels import epilogue, levels_of
 from evoq_moo.engines._layers import BoundLayer, IntegerLayer
 from evoq_moo.engines._steps import product
-from evoq_moo.engines.reference import QuantizedLayer
+from evoq_moo.engines.reference import QuantizedLayer, replace_modules
 from evoq_moo.errors import NonFiniteError
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import IntArray
@@ -84,10 +84,7 @@ def replace_with_integers(
         modules[name]: IntegerModule(modules[name], found, layer)
         for (name, found), layer in zip(ranges.items(), layers, strict=True)
     }
-    for parent in set(modules.values()):
-        for attribute, child in list(parent._modules.items()):
-            if child in wrapped:
-                parent._modules[attribute] = wrapped[child]
+    replace_modules(network, wrapped)
     return [wrapped[modules[name]] for name in ranges]
 
 

@@ -80,6 +80,19 @@ class QuantizedLayer(nn.Module):
         return f"W{self.weight_bits} A{self.activation_bits}"
 
 
+def replace_modules(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other modules in the place of some, in place, wherever those are registered.
+
+    Args:
+        network: The network.
+        replacements: For a module of the network, what takes its place.
+    """
+    for parent in list(network.modules()):
+        for attribute, child in list(parent._modules.items()):
+            if child is not None and child in replacements:
+                parent._modules[attribute] = replacements[child]
+
+
 def replace_layers(network: nn.Module, ranges: Mapping[str, LayerRanges]) -> list[QuantizedLayer]:
     """Wrap the named layers of a network, in place, wherever they are registered.
 
@@ -92,10 +105,7 @@ def replace_layers(network: nn.Module, ranges: Mapping[str, LayerRanges]) -> lis
     """
     modules = dict(network.named_modules())
     wrapped = {modules[name]: QuantizedLayer(modules[name], found) for name, found in ranges.items()}
-    for parent in modules.values():
-        for attribute, child in list(parent._modules.items()):
-            if child in wrapped:
-                parent._modules[attribute] = wrapped[child]
+    replace_modules(network, wrapped)
     return [wrapped[modules[name]] for name in ranges]
 
 

@@ -306,6 +306,7 @@ class Branching(nn.Module):
         return self.e(x.mean(2) + y.mean(2))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says it once a process, in whichever test is first
 def test_a_network_that_cannot_be_captured_runs_module_by_module(caplog):
     torch.manual_seed(9)
     with caplog.at_level(logging.WARNING, logger="evoq_moo"):
