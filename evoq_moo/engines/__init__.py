@@ -5,11 +5,19 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from evoq_moo.engines.integer import IntegerEngine, integer_supported
+from evoq_moo.engines.integer import IntegerEngine, has_dot_products, integer_supported
 from evoq_moo.engines.reference import QuantizedLayer, ReferenceEngine
 from evoq_moo.space import IntArray
 
-__all__ = ["Engine", "EngineName", "IntegerEngine", "QuantizedLayer", "ReferenceEngine", "integer_supported"]
+__all__ = [
+    "Engine",
+    "EngineName",
+    "IntegerEngine",
+    "QuantizedLayer",
+    "ReferenceEngine",
+    "has_dot_products",
+    "integer_supported",
+]
 
 EngineName = Literal["auto", "reference", "integer"]
 

@@ -106,6 +106,7 @@ class CapturedRunner:
         plan = self._plan((False,) * len(bound))
         expected = self._pool.run(lambda: heads_of(network(batch)))
         found = self._pool.run(lambda: heads_of(plan.run(self._batches[0], bound)))
+        self._heads_bytes = sum(head.nbytes for head in found) * len(self._batches)
         for a, b in zip(expected, found, strict=True):
             if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item()):
                 raise CaptureError("its captured graph computes something else than the network")
@@ -137,15 +138,9 @@ class CapturedRunner:
         The float network runs once on each micro-batch and its results are kept; each policy then computes only what
         its quantized layers change. Heads of many policies are held at once, within a bound.
         """
-        start = 0
-        together = 1
-        while start < len(policies):
-            chunk = policies[start : start + together]
-            heads = self._scan(chunk)
-            yield from heads
-            start += len(chunk)
-            fitting = _SCAN_BYTES // max(1, sum(head.nbytes for head in heads[0]))
-            together = min(max(1, fitting), _SCAN_POLICIES)
+        together = min(max(1, _SCAN_BYTES // max(1, self._heads_bytes)), _SCAN_POLICIES)
+        for start in range(0, len(policies), together):
+            yield from self._scan(policies[start : start + together])
 
     def _scan(self, policies: IntArray) -> list[list[Tensor]]:
         no_layer = (False,) * len(self._layers)

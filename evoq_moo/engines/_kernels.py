@@ -2,6 +2,9 @@
 
 Everything goes through oneDNN's uint8 x int8 kernels, which torch ships for x86 processors. They accumulate in int32,
 so products of levels are exact; one float32 rounding turns a sum into a value or, with the next layer's scale, a level.
+
+Processors without int8 dot-product instructions (AVX2 or AVX-512 without VNNI) add two neighbouring products in int16
+first. That is exact as well unless both sides have 8 bits: :func:`products_fit` tells.
 """
 
 import threading
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import activation_range
+from evoq_moo.arithmetic import activation_range, weight_range
 
 # Adding 1.5 * 2^23 to a float32 of magnitude below 2^22 rounds it half to even to an integer, and leaves that integer
 # in the low bits of its binary form.
@@ -225,24 +228,34 @@ def linear(x: Tensor, source: Quantizer, weight: PackedWeight, bias: Tensor | No
     return result
 
 
+def products_fit(weight_bits: int, activation_bits: int) -> bool:
+    """Return whether products of levels of these bit-widths are exact on this processor."""
+    return has_dot_products() or 2 * activation_range(activation_bits)[1] * 2 ** (weight_bits - 1) < 2**15
+
+
 def accumulator_fits(fan_in: int) -> bool:
     """Return whether a sum of `fan_in` products of uint8 and int8 levels always fits int32."""
     return fan_in * 255 * 128 < 2**31
 
 
 @cache
+def has_dot_products() -> bool:
+    """Return whether the processor multiplies and adds uint8 x int8 into int32 in one instruction."""
+    return any(_has(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+@cache
 def integer_supported() -> tuple[bool, str]:
     """Return whether this processor and torch compute int8 kernels exactly, and if not, why.
 
-    The processor must be able to multiply and add uint8 x int8 into int32 in one instruction: without it, oneDNN's
-    kernels add pairs in int16, which saturates. A small convolution and product that would saturate prove it.
+    A small convolution and product of the largest levels that :func:`products_fit` allows prove it.
     """
     if not hasattr(_onednn, "qconv2d_pointwise") or not hasattr(_onednn, "qconv_prepack"):
         return False, "this build of torch has no oneDNN int8 kernels"
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False, "oneDNN is not available"
-    if not any(_has(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
-        return False, "the processor has no int8 dot-product instructions (AVX512-VNNI, AVX-VNNI or AMX)"
+    if not (has_dot_products() or _has("avx2")):
+        return False, "the processor has no instructions for int8 products (AVX2, AVX-512 or AMX)"
     return _self_test()
 
 
@@ -254,10 +267,28 @@ def _has(capability: str) -> bool:
 
 
 def _self_test() -> tuple[bool, str]:
+    widest = [(8, 8)] if has_dot_products() else [(7, 8), (8, 7)]
+    for weight_bits, activation_bits in widest:
+        passed, reason = _exact_at(weight_bits, activation_bits)
+        if not passed:
+            return passed, reason
+    # Quantizing must not depend on where a value stands in a tensor: torch's kernels treat the last few apart.
+    values = torch.linspace(-3, 3, 1021)
+    quantizer = Quantizer(0.0137, 101, 8)
+    pieces = torch.cat([levels_of(piece, quantizer) for piece in torch.split(values, 3)])
+    if not torch.equal(levels_of(values, quantizer), pieces):
+        return False, "torch's float32 kernels round the end of a tensor differently on this processor"
+    return True, ""
+
+
+def _exact_at(weight_bits: int, activation_bits: int) -> tuple[bool, str]:
+    """Return whether products of the largest levels of these bit-widths are exact, and if not, why."""
     unit, plain = Quantizer(1.0, 3, 8), epilogue(Clip(None, None), None)
-    x = torch.full((1, 32, 5, 5), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    weight = torch.full((16, 32, 3, 3), 127, dtype=torch.int8)
-    weight[::2] = -128
+    x = torch.full((1, 32, 5, 5), activation_range(activation_bits)[1], dtype=torch.uint8)
+    x = x.contiguous(memory_format=torch.channels_last)
+    lowest, highest = weight_range(weight_bits)
+    weight = torch.full((16, 32, 3, 3), highest, dtype=torch.int8)
+    weight[::2] = lowest
     geometry = Geometry((1, 1), (1, 1), (1, 1), 1)
     try:
         found = conv(x, unit, pack_conv(weight, torch.ones(16), geometry, None), None, geometry, plain)
@@ -269,10 +300,4 @@ def _self_test() -> tuple[bool, str]:
     expected = torch.nn.functional.conv2d(x.double() - 3, weight.double(), padding=1)
     if not torch.equal(found.double(), expected) or not torch.equal(product.double(), expected[:, :, 2, 2]):
         return False, "oneDNN's int8 kernels saturate on this processor"
-    # Quantizing must not depend on where a value stands in a tensor: torch's kernels treat the last few apart.
-    values = torch.linspace(-3, 3, 1021)
-    quantizer = Quantizer(0.0137, 101, 8)
-    pieces = torch.cat([levels_of(piece, quantizer) for piece in torch.split(values, 3)])
-    if not torch.equal(levels_of(values, quantizer), pieces):
-        return False, "torch's float32 kernels round the end of a tensor differently on this processor"
     return True, ""

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
-from evoq_moo.engines._kernels import Geometry, PackedWeight, Quantizer, accumulator_fits, pack_conv, pack_linear
+from evoq_moo.engines._kernels import (
+    Geometry,
+    PackedWeight,
+    Quantizer,
+    accumulator_fits,
+    pack_conv,
+    pack_linear,
+    products_fit,
+)
 from evoq_moo.layers import channel_dim
 from evoq_moo.ranges import LayerRanges
 
@@ -112,7 +120,8 @@ class IntegerLayer:
 
     def is_integer(self, weight_bits: int, activation_bits: int) -> bool:
         """Return whether the layer computes in integers at these bit-widths."""
-        return not self.refusal and weight_bits in self._ranges.weight_scales and activation_bits in self.quantizers
+        quantized = weight_bits in self._ranges.weight_scales and activation_bits in self.quantizers
+        return not self.refusal and quantized and products_fit(weight_bits, activation_bits)
 
     def place(self, geometry: Geometry | None, input_shape: tuple[int, ...] | None) -> None:
         """Say where the layer's kernel is put (None for a matrix product) and, where known, on which input."""

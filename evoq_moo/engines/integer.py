@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from evoq_moo._compute import ComputePool, check_count
 from evoq_moo.engines._capture import CaptureError
 from evoq_moo.engines._captured import CapturedRunner
-from evoq_moo.engines._kernels import integer_supported
+from evoq_moo.engines._kernels import has_dot_products, integer_supported
 from evoq_moo.engines._layers import integer_layers
 from evoq_moo.engines._modules import ReplacedRunner
 from evoq_moo.errors import ArgumentError
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import IntArray
 
-__all__ = ["IntegerEngine", "integer_supported"]
+__all__ = ["IntegerEngine", "has_dot_products", "integer_supported"]
 
 logger = logging.getLogger("evoq_moo")
 
@@ -32,7 +32,7 @@ class IntegerEngine:
     can't be captured runs module by module instead, its layers in integers, everything between them as it is.
 
     A layer with one side at 16 or 32 bits, and a layer there is no exact integer kernel for, computes in float32 as
-    in the reference.
+    in the reference. On processors without int8 dot-product instructions that is any layer with both sides at 8 bits.
 
     Results do not depend on the number of threads or, for a captured network, on the micro-batch size, except through
     operators between layers that mix samples or whose own rounding depends on it (none of those in torchvision's

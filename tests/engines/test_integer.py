@@ -20,11 +20,13 @@ from evoq_moo.engines.integer import IntegerEngine, integer_supported
 from evoq_moo.engines.reference import ReferenceEngine
 from evoq_moo.errors import ArgumentError, NonFiniteError
 from evoq_moo.layers import discover, fold_batch_norm
+from evoq_moo.network import QuantizedNetwork
 
 pytestmark = pytest.mark.skipif(not integer_supported()[0], reason=f"integer engine: {integer_supported()[1]}")
 
 POOL = ComputePool(threads=2)
 BITS = st.integers(2, 8)
+PAIRS = st.tuples(BITS, BITS).filter(lambda pair: kernels.products_fit(*pair))
 
 
 def prepare(network, samples):
@@ -104,7 +106,7 @@ def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, see
     network = nn.Sequential(conv, clip, nn.Conv2d(conv.out_channels, 3, 1))
     samples = torch.randn(3, conv.in_channels, 9, 10) + shift
     network, ranges = prepare(network, samples)
-    bits = np.array([[data.draw(BITS), data.draw(BITS)], [data.draw(BITS), data.draw(BITS)]], dtype=np.int64)
+    bits = np.array([data.draw(PAIRS), data.draw(PAIRS)], dtype=np.int64)
     engine = engine_of(network, samples, ranges, batch_size=3)
     assert engine.captured, engine.reason
     runner = engine._runner
@@ -379,7 +381,7 @@ def test_nan_between_layers_is_not_hidden_by_levels():
     network, ranges = prepare(network, samples)
     engine = engine_of(network, samples, ranges)
     reference = reference_of(network, samples, ranges)
-    policies = [np.array([pair, (8, 8)], dtype=np.int64) for pair in itertools.product(range(2, 9), repeat=2)]
+    policies = [np.array([pair, (7, 8)], dtype=np.int64) for pair in itertools.product(range(2, 9), repeat=2)]
     broken = [bits for bits in policies if any(head.isnan().any() for head in reference.heads(bits))]
     assert broken
     for bits in broken[:3]:
@@ -491,8 +493,43 @@ def test_the_self_test_sees_saturation(monkeypatch):
     honest = kernels.conv
     monkeypatch.setattr(kernels, "conv", lambda *args: honest(*args).clamp(-(2**15), 2**15 - 1))
     assert "saturate" in kernels._self_test()[1]
+    monkeypatch.setattr(kernels, "has_dot_products", lambda: False)
+    assert "saturate" in kernels._self_test()[1]
     monkeypatch.setattr(kernels, "_has", lambda _name: False)
     assert "instructions" in kernels.integer_supported.__wrapped__()[1]
+
+
+def test_pairs_of_products_fit_int16_where_they_are_said_to(monkeypatch):
+    monkeypatch.setattr(kernels, "has_dot_products", lambda: False)
+    for w, a in itertools.product(range(2, 9), repeat=2):
+        levels = [(2**a - 1) * weight for weight in (-(2 ** (w - 1)), 2 ** (w - 1) - 1)]
+        assert kernels.products_fit(w, a) == all(-(2**15) <= 2 * level < 2**15 for level in levels)
+    monkeypatch.setattr(kernels, "has_dot_products", lambda: True)
+    assert kernels.products_fit(8, 8)
+
+
+def test_without_dot_products_layers_of_8_by_8_bits_compute_as_the_reference(monkeypatch):
+    monkeypatch.setattr(kernels, "has_dot_products", lambda: False)
+    torch.manual_seed(16)
+    samples = torch.randn(6, 3, 9, 9)
+    network, ranges = prepare(
+        nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(200, 5)), samples
+    )
+    engine = engine_of(network, samples, ranges)
+    exact = reference_of(network, samples, ranges)
+    for bits in ([[8, 8]] * 3, [[8, 7], [8, 8], [7, 8]], [[8, 8], [4, 6], [8, 8]]):
+        assert error(engine.heads(np.array(bits)), exact.heads(np.array(bits))) < 1e-5
+
+
+def test_the_fingerprint_tells_processors_apart_that_compute_differently(monkeypatch):
+    torch.manual_seed(17)
+    network, samples = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)), torch.randn(4, 3, 8, 8)
+    found = set()
+    for products in (True, False):
+        monkeypatch.setattr("evoq_moo.network.has_dot_products", lambda products=products: products)
+        found.add(QuantizedNetwork(network, samples, engine="integer", progress=False).fingerprint)
+        found.add(QuantizedNetwork(network, samples, engine="reference", progress=False).fingerprint)
+    assert len(found) == 3
 
 
 def test_weights_are_kept_within_their_bound():
