@@ -1,0 +1,210 @@
+"""EvoPress: a (1 + lambda) evolution strategy whose mutation keeps a budget.
+
+Sieberling, Kuznedelev, Kurtic, Alistarh: "EvoPress: Accurate Dynamic Model Compression via Evolutionary Search"
+(ICML 2025). Its units have equal sizes, so one level up pays for one level down; layers here have not, so one gene goes
+up and as many go down as the budget asks for (our choice).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pymoo.core.algorithm import Algorithm
+from pymoo.core.population import Population
+
+from evoq_moo._compute import check_count
+from evoq_moo.cost import COSTS
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
+from evoq_moo.operators._genes import gene_tables, problem_space
+from evoq_moo.space import FloatArray, IntArray
+
+from ._budgets import BUDGET_COSTS, even_limits, exact_limits
+from ._options import UNITS, integer_costs
+from ._switch import switch_levels, uniform_start
+from .policies import costly_genes
+
+if TYPE_CHECKING:
+    from evoq_moo.problems import MixedPrecisionProblem
+    from evoq_moo.search import SearchRun
+
+_REDRAWS = 20
+"""Draws for each child wanted, before a policy counts as having fewer new ones."""
+
+
+class LevelSwitch(Algorithm):  # type: ignore[misc]
+    """(1 + lambda) search with budget-preserving level switches, at one budget or swept over several.
+
+    For each limit there is one policy. In turn, each has `offspring` children by level switches, all within its limit;
+    the best of them takes its place if its difference is not larger (our choice: a tie moves on). The search starts
+    with the widest uniform policy within each limit. Children that were already asked for are drawn again, 20 times
+    `offspring` draws in all, and a policy that has no new ones is passed over, so that no evaluation is wasted; only
+    where nothing new is left at any limit are known policies asked for, until the search ends by its termination.
+
+    EvoPress evaluates offspring on growing numbers of samples; here every evaluation is a full one (our choice), as for
+    every other algorithm.
+
+    Args:
+        cost: ``"size_mib"`` or ``"gbops"``; None: the cost of the problem's one cost budget.
+        limits: Limits of that cost (MiB or GBOPs), one policy for each; None: the problem's one cost budget.
+        offspring: Children a generation (lambda).
+        start: Vectors to start from instead, one for each limit and within it, `(limits, n_var)`.
+        **options: What pymoo's `Algorithm` takes.
+
+    Raises:
+        ArgumentError: An argument is not allowed; some are only known with the problem, and raise in `setup`.
+        InfeasibleBudgetError: No policy is within a limit (in `setup`).
+    """
+
+    def __init__(
+        self,
+        *,
+        cost: str | None = None,
+        limits: Sequence[float] | npt.NDArray[np.float64] | None = None,
+        offspring: int = 8,
+        start: npt.ArrayLike | None = None,
+        **options: Any,
+    ) -> None:
+        if (cost is None) != (limits is None):
+            raise ArgumentError(f"cost, limits: given {cost!r} and {limits!r}; allowed: both or neither")
+        if cost is not None:
+            check_name("cost", cost, COSTS)
+        super().__init__(**options)
+        self.cost = cost
+        self.limits = limits
+        self.offspring = check_count("offspring", offspring)
+        self.start = start
+
+    def _setup(self, problem: Any, **_kwargs: Any) -> None:
+        """Check what depends on the problem, before anything is evaluated."""
+        space = problem_space(problem)
+        objectives = tuple(getattr(problem, "objectives", ()))
+        if "difference" not in objectives:
+            raise ArgumentError(f"problem: has the objectives {objectives}; allowed: with 'difference' among them")
+        self._objective = objectives.index("difference")
+        self._tables = gene_tables(space)
+        cost, limits = self._cost_and_limits(problem)
+        self._cost = cost
+        self._limits = exact_limits(space, cost, limits)
+        self._costly = costly_genes(self._tables, cost)
+        self._start = self._checked_start()
+        self._turn = 0
+        self._asked: set[bytes] = set()
+        self._exhausted: set[tuple[int, bytes]] = set()
+
+    def _cost_and_limits(self, problem: Any) -> tuple[str, Any]:
+        if self.cost is not None:
+            return self.cost, self.limits
+        budgets = getattr(problem, "budgets", None) or {}
+        found = [(BUDGET_COSTS[name], [limit]) for name, limit in budgets.items() if name in BUDGET_COSTS]
+        if len(found) != 1:
+            raise ArgumentError(
+                f"limits: given none, and the problem has the budgets {dict(budgets)}; allowed: cost and limits, or a "
+                f"problem with one budget among {list(BUDGET_COSTS)}"
+            )
+        return found[0]
+
+    def _checked_start(self) -> IntArray:
+        """Return the first policy of each limit, int64 `(limits, n_var)`."""
+        if self.start is None:
+            return np.stack([uniform_start(self._tables, self._cost, limit) for limit in self._limits.tolist()])
+        space = self._tables.space
+        X = space.check(self.start)
+        if len(X) != len(self._limits):
+            raise ArgumentError(f"start: given {len(X)} vectors; allowed: one for each of {len(self._limits)} limits")
+        above = np.flatnonzero(integer_costs(space, space.decode(X), self._cost) > self._limits)
+        if len(above):
+            limit = self._limits[above[0]] / UNITS[self._cost]
+            raise InfeasibleBudgetError(f"start: vector {above[0]} is above its limit of {limit:g} ({self._cost})")
+        return X
+
+    def _initialize_infill(self) -> Population:
+        self._asked.update(x.tobytes() for x in self._start)
+        return Population.new(X=self._start)
+
+    def _initialize_advance(self, infills: Population, **_kwargs: Any) -> None:
+        self.pop = Population.create(*infills)  # one policy for each limit, from now on
+
+    def _infill(self) -> Population:
+        """Return the new children of the policy whose turn it is, or of the next one that has any."""
+        for _ in range(len(self.pop)):
+            x = np.asarray(self.pop[self._turn].X, dtype=np.int64)
+            if (self._turn, x.tobytes()) not in self._exhausted:
+                children = self._children(x)
+                if children:
+                    return Population.new(X=np.stack(children))
+                self._exhausted.add((self._turn, x.tobytes()))
+            self._turn = (self._turn + 1) % len(self.pop)
+        return Population.new(X=self.pop.get("X").astype(np.int64))  # nothing new anywhere: known, so free
+
+    def _children(self, x: IntArray) -> list[IntArray]:
+        """Return up to `offspring` children, int64 `(n_var,)` each, that were never asked for."""
+        children: list[IntArray] = []
+        for _ in range(self.offspring * _REDRAWS):
+            child = switch_levels(
+                self._tables,
+                x,
+                cost=self._cost,
+                limit=int(self._limits[self._turn]),
+                costly=self._costly,
+                random_state=self.random_state,
+            )
+            if child.tobytes() not in self._asked:
+                self._asked.add(child.tobytes())
+                children.append(child)
+            if len(children) == self.offspring:
+                break
+        return children
+
+    def _advance(self, infills: Population, **_kwargs: Any) -> None:
+        """Let the best child take its parent's place: least constraint violation first, then least difference."""
+        parent = self.pop[self._turn]
+        family = Population.merge(infills, Population.create(parent))
+        CV = family.get("CV").astype(np.float64).reshape(-1)
+        F = family.get("F").astype(np.float64)[:, self._objective]
+        self.pop[self._turn] = family[int(np.lexsort((F, CV))[0])]
+        self._turn = (self._turn + 1) % len(self.pop)
+
+
+def level_switch_search(
+    problem: "MixedPrecisionProblem",
+    *,
+    cost: str | None = None,
+    limits: Sequence[float] | FloatArray | None = None,
+    sweep: int | None = None,
+    evaluations: int = 1000,
+    seed: int = 0,
+    offspring: int = 8,
+    start: npt.ArrayLike | None = None,
+    progress: bool = True,
+) -> "SearchRun":
+    """Run :class:`LevelSwitch`: at one budget, or swept over several with one total of evaluations.
+
+    Args:
+        problem: The problem, with ``"difference"`` among its objectives.
+        cost: ``"size_mib"`` or ``"gbops"``; None: the cost of the problem's one cost budget.
+        limits: Limits of that cost (MiB or GBOPs); None: the problem's one cost budget, or those of `sweep`.
+        sweep: Instead of `limits`: how many to spread evenly between the narrowest and the widest policy's cost.
+        evaluations: How many evaluations all limits together may take, the starts included.
+        seed: Seed of all randomness.
+        offspring: Children a generation (lambda).
+        start: Vectors to start from, one for each limit and within it.
+        progress: Show progress on a terminal.
+
+    Returns:
+        The run; its front holds the best of all that was evaluated, in the problem's objectives.
+
+    Raises:
+        ArgumentError: An argument is not allowed.
+        InfeasibleBudgetError: No policy is within a limit.
+    """
+    from evoq_moo.search import run_search  # itself may use baselines
+
+    if sweep is not None:
+        if cost is None or limits is not None:
+            raise ArgumentError(
+                f"sweep: given {sweep!r} with cost={cost!r} and limits={limits!r}; allowed: with a cost, without limits"
+            )
+        limits = even_limits(problem.space, cost=cost, n=sweep)
+    algorithm = LevelSwitch(cost=cost, limits=limits, offspring=offspring, start=start)
+    return run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=progress)
