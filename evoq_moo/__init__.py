@@ -5,7 +5,10 @@ Search" (Yuan, Chen, Hu, Peng; IJCNN 2020); what the abstract leaves open is our
 """
 
 from evoq_moo import zoo
+from evoq_moo._one_call import search
+from evoq_moo._search import SearchRun, run_search
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
 from evoq_moo.cost import Cost
 from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.errors import EvoqError
@@ -13,7 +16,6 @@ from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
-from evoq_moo.search import SearchRun, guided_nsga2, run_search
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import measure_sensitivity
 from evoq_moo.space import LayerInfo, Policy, SearchSpace
@@ -24,6 +26,7 @@ __all__ = [
     "Cost",
     "Evaluation",
     "EvaluationStore",
+    "EvoQGA",
     "EvoqError",
     "FrontPoint",
     "LabelledImages",
@@ -42,6 +45,8 @@ __all__ = [
     "load_samples",
     "measure_sensitivity",
     "run_search",
+    "search",
+    "uniform_budget",
     "zoo",
 ]
 __version__ = "0.1.0"

@@ -60,6 +60,7 @@ class Evaluator:
         self.network = network
         self._workers: Workers | None = None
         self.store = open_store(store)
+        self._own_store = self.store is not store
         self.store.bind(network.identity)
         if workers is not None or executor is not None:
             self._workers = Workers(network, workers=workers, executor=executor, recipe=recipe)
@@ -113,10 +114,11 @@ class Evaluator:
         return np.array([known[key] for key in keys], dtype=np.float64)
 
     def close(self) -> None:
-        """End the worker processes and close the store."""
+        """End the worker processes and close the store, unless it was given open."""
         if self._workers is not None:
             self._workers.close()
-        self.store.close()
+        if self._own_store:
+            self.store.close()
 
     def __getstate__(self) -> dict[str, Any]:
         # A pool of processes can't be sent to another process; the copy computes by itself, with the same results.

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from evoq_moo._files import read_json, write_atomically
+from evoq_moo._one_call import default_algorithm
+from evoq_moo._search import SearchRun, run_search
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.recipe import Recipe
-from evoq_moo.search import SearchRun, guided_nsga2, run_search
 from evoq_moo.sensitivity_scan import measure_sensitivity
 
 FORMAT = "evoq-moo/run"
@@ -33,7 +34,7 @@ class RunSettings:
         recipe: How to make the network.
         objectives: Objectives of the search.
         budgets: Its limits.
-        pop_size: Population size of NSGA-II.
+        pop_size: Population size.
         seed: Seed of the search.
     """
 
@@ -95,7 +96,7 @@ def execute(
         sensitivity.save(folder / "sensitivity.json")
         run = run_search(
             problem,
-            guided_nsga2(sensitivity, pop_size=settings.pop_size),
+            default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
             evaluations=evaluations,
             seed=settings.seed,
             progress=progress,

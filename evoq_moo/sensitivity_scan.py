@@ -68,7 +68,7 @@ def measure_sensitivity(
         with track(missing, "measuring sensitivity", enabled=progress and missing > 0) as bar:
             differences = used.differences(policies, on_result=bar.advance, scan=True)
     finally:
-        if own and not isinstance(store, EvaluationStore):
+        if own:
             used.close()
     bits = tuple(sorted({b for gene in space.genes for b in gene.choices}))
     values = np.full((space.n_var, len(bits)), np.nan)

@@ -140,7 +140,7 @@ class MixedPrecisionProblem(Problem):  # type: ignore[misc]
             out["G"] = np.stack(limits, axis=1)
 
     def close(self) -> None:
-        """End worker processes and close the store."""
+        """End worker processes and close the store, unless it was given open."""
         self.evaluator.close()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import pytest
 from pymoo.algorithms.moo.nsga2 import NSGA2
 
 import evoq_moo as evoq
+from evoq_moo._search import hypervolume_box
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.search import hypervolume_box
 
 SCRIPT = Path(__file__).with_name("killed_search.py")
 

@@ -25,8 +25,8 @@ from ._switch import switch_levels, uniform_start
 from .policies import costly_genes
 
 if TYPE_CHECKING:
+    from evoq_moo._search import SearchRun
     from evoq_moo.problems import MixedPrecisionProblem
-    from evoq_moo.search import SearchRun
 
 _REDRAWS = 20
 """Draws for each child wanted, before a policy counts as having fewer new ones."""
@@ -36,7 +36,8 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
     """(1 + lambda) search with budget-preserving level switches, at one budget or swept over several.
 
     For each limit there is one policy. In turn, each has `offspring` children by level switches, all within its limit;
-    the best of them takes its place if its difference is not larger (our choice: a tie moves on). The search starts
+    the best of them takes its place if its difference is not larger (our choice: a tie moves on), and so at every other
+    limit that it is within (our choice: what one limit finds no other pays for again). The search starts
     with the widest uniform policy within each limit. Children that were already asked for are drawn again, 20 times
     `offspring` draws in all, and a policy that has no new ones is passed over, so that no evaluation is wasted; only
     where nothing new is left at any limit are known policies asked for, until the search ends by its termination.
@@ -124,6 +125,7 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
 
     def _initialize_advance(self, infills: Population, **_kwargs: Any) -> None:
         self.pop = Population.create(*infills)  # one policy for each limit, from now on
+        self._compete(infills)
 
     def _infill(self) -> Population:
         """Return the new children of the policy whose turn it is, or of the next one that has any."""
@@ -135,7 +137,7 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
                     return Population.new(X=np.stack(children))
                 self._exhausted.add((self._turn, x.tobytes()))
             self._turn = (self._turn + 1) % len(self.pop)
-        return Population.new(X=self.pop.get("X").astype(np.int64))  # nothing new anywhere: known, so free
+        return Population.new(X=self.pop[[self._turn]].get("X").astype(np.int64))  # nothing new: known, so free
 
     def _children(self, x: IntArray) -> list[IntArray]:
         """Return up to `offspring` children, int64 `(n_var,)` each, that were never asked for."""
@@ -157,13 +159,18 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
         return children
 
     def _advance(self, infills: Population, **_kwargs: Any) -> None:
-        """Let the best child take its parent's place: least constraint violation first, then least difference."""
-        parent = self.pop[self._turn]
-        family = Population.merge(infills, Population.create(parent))
-        CV = family.get("CV").astype(np.float64).reshape(-1)
-        F = family.get("F").astype(np.float64)[:, self._objective]
-        self.pop[self._turn] = family[int(np.lexsort((F, CV))[0])]
+        self._compete(infills)
         self._turn = (self._turn + 1) % len(self.pop)
+
+    def _compete(self, infills: Population) -> None:
+        """Let the best of some policies take the place at every limit: least violation, then least difference."""
+        space = self._tables.space
+        costs = integer_costs(space, space.decode(infills.get("X").astype(np.int64)), self._cost)
+        for i, limit in enumerate(self._limits.tolist()):
+            family = Population.merge(infills[costs <= limit], self.pop[[i]])
+            CV = family.get("CV").astype(np.float64).reshape(-1)
+            F = family.get("F").astype(np.float64)[:, self._objective]
+            self.pop[i] = family[int(np.lexsort((F, CV))[0])]
 
 
 def level_switch_search(
@@ -198,7 +205,7 @@ def level_switch_search(
         ArgumentError: An argument is not allowed.
         InfeasibleBudgetError: No policy is within a limit.
     """
-    from evoq_moo.search import run_search  # itself may use baselines
+    from evoq_moo._search import run_search  # itself may use baselines
 
     if sweep is not None:
         if cost is None or limits is not None:

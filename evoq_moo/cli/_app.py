@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from evoq_moo import zoo
+from evoq_moo._search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
 from evoq_moo.difference import METRICS
@@ -19,7 +20,6 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
 from evoq_moo.run import RunSettings, execute, load_front, recipe_of
-from evoq_moo.search import SearchRun
 from evoq_moo.space import Policy
 
 app = typer.Typer(

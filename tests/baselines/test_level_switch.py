@@ -85,13 +85,25 @@ def test_goes_on_where_nothing_new_is_left(make):
     """A space of eight policies: the search ends by its termination, asking for known ones."""
     table = make.smooth(3, weight_bits=[2, 8], activation_bits=[8])
     problem = make.problem(table)
-    asked, _ = run(problem, LevelSwitch(cost="size_mib", limits=budgets_of(table.space), offspring=4), 60)
+    asked, incumbents = run(problem, LevelSwitch(cost="size_mib", limits=budgets_of(table.space), offspring=4), 60)
     assert sum(map(len, asked)) >= 60
     assert len(np.unique(np.concatenate(asked), axis=0)) <= 8
+    X, limits = incumbents[-1][0], budgets_of(table.space)
+    assert (cost_matrix(table.space.layers, table.space.decode(X))[:, 0] <= limits).all()
 
 
 def budgets_of(space):
     return np.unique(cost_matrix(space.layers, space.decode(np.array(list(space.enumerate()))))[:, 0])[[1, 3]]
+
+
+def test_every_limit_has_the_best_policy_asked_for_within_it(make):
+    problem = make.problem(make.smooth(8))
+    space = problem.space
+    limits = np.array([cost_of_uniform(space, b) for b in (3, 4, 6)])
+    asked, incumbents = run(problem, LevelSwitch(cost="gbops", limits=limits), 150)
+    values = problem.values(np.concatenate(asked))
+    for limit, difference in zip(limits, incumbents[-1][1], strict=True):
+        assert difference == values["difference"][values["bops"] <= limit].min()
 
 
 def test_finds_the_optimum_of_a_small_space(make):

@@ -7,17 +7,14 @@ from typing import Any
 
 import moocore
 import numpy as np
-from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.algorithm import Algorithm
 
 from evoq_moo._compute import check_count
 from evoq_moo.analysis import normalized_hypervolume
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
 from evoq_moo.front import ParetoFront
-from evoq_moo.operators import SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.progress import track
-from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
 
@@ -55,21 +52,6 @@ class SearchRun:
     vectors: IntArray = field(repr=False)
     trace: tuple[TraceRow, ...] = field(repr=False)
     interrupted: bool
-
-
-def guided_nsga2(sensitivity: SensitivityTable, *, pop_size: int = 40) -> NSGA2:
-    """Return NSGA-II with the sensitivity-guided operators: our default algorithm.
-
-    Args:
-        sensitivity: Table of the problem's space.
-        pop_size: Population size.
-    """
-    return NSGA2(
-        pop_size=check_count("pop_size", pop_size, lowest=2),
-        sampling=SensitivitySampling(sensitivity),
-        crossover=UniformBitCrossover(),
-        mutation=SensitivityGuidedMutation(sensitivity),
-    )
 
 
 def hypervolume_box(problem: MixedPrecisionProblem) -> tuple[FloatArray, FloatArray]:

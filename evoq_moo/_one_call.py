@@ -1,0 +1,94 @@
+"""One call from a network to its front."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from pymoo.core.algorithm import Algorithm
+
+from evoq_moo._compute import check_count
+from evoq_moo._search import SearchRun, run_search
+from evoq_moo.algorithms import EvoQGA, guided_nsga2
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.sensitivity_scan import measure_sensitivity
+from evoq_moo.store import EvaluationStore
+from evoq_moo.workers import NetworkFactory
+
+
+def default_algorithm(
+    problem: MixedPrecisionProblem, sensitivity: SensitivityTable, *, pop_size: int = 40
+) -> Algorithm:
+    """Return our algorithm for a problem: guided NSGA-II, or :class:`EvoQGA` where there is one objective.
+
+    Args:
+        problem: The problem.
+        sensitivity: Table of its space.
+        pop_size: Population size.
+
+    Raises:
+        ArgumentError: `pop_size` is not an integer from 2.
+    """
+    if problem.n_obj == 1:
+        return EvoQGA(sensitivity, pop_size=pop_size)
+    return guided_nsga2(sensitivity, pop_size=pop_size)
+
+
+def search(
+    network: QuantizedNetwork,
+    *,
+    objectives: Sequence[str] = ("difference", "bops"),
+    budgets: Mapping[str, float] | None = None,
+    evaluations: int = 1000,
+    pop_size: int = 40,
+    seed: int = 0,
+    store: EvaluationStore | str | Path | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    recipe: NetworkFactory | None = None,
+    progress: bool = True,
+) -> SearchRun:
+    """Search for the front of a network by our best method: the sensitivity scan, then our default algorithm.
+
+    With a store, calling it again with the same arguments after a kill or Ctrl-C goes on where it was.
+
+    Args:
+        network: The network.
+        objectives: As :class:`MixedPrecisionProblem` takes them.
+        budgets: The same.
+        evaluations: Evaluations of the search; the sensitivity scan's come on top.
+        pop_size: Population size.
+        seed: Seed of the search.
+        store: Where evaluations are kept: a path, an open store, or None for memory.
+        workers: Evaluate on this many processes of our own.
+        executor: Or on this `concurrent.futures.Executor`.
+        recipe: With `executor`: makes the network in a worker.
+        progress: Show progress on a terminal.
+
+    Returns:
+        What the search found.
+
+    Raises:
+        ArgumentError: An argument is not of its allowed values.
+        InfeasibleBudgetError: No policy meets the budgets.
+        StoreError: The store can't be used or belongs to another network.
+    """
+    check_count("evaluations", evaluations)
+    check_count("pop_size", pop_size, lowest=2)
+    check_count("seed", seed, lowest=0)
+    problem = MixedPrecisionProblem(
+        network,
+        objectives=objectives,
+        budgets=budgets,
+        store=store,
+        workers=workers,
+        executor=executor,
+        recipe=recipe,
+    )
+    try:
+        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, progress=progress)
+        algorithm = default_algorithm(problem, sensitivity, pop_size=pop_size)
+        return run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=progress)
+    finally:
+        problem.close()

@@ -1,0 +1,69 @@
+"""Our algorithms: pymoo's own with the sensitivity-guided operators, ready to run."""
+
+from typing import Any
+
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.soo.nonconvex.ga import GA
+
+from evoq_moo._compute import check_count
+from evoq_moo.errors import ArgumentError
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.operators import SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover
+from evoq_moo.sensitivity import SensitivityTable
+
+
+def guided_nsga2(sensitivity: SensitivityTable, *, pop_size: int = 40) -> NSGA2:
+    """Return NSGA-II with the sensitivity-guided operators: our default algorithm for two or more objectives.
+
+    Args:
+        sensitivity: Table of the problem's space.
+        pop_size: Population size.
+
+    Raises:
+        ArgumentError: An argument is not of its allowed values.
+    """
+    return NSGA2(pop_size=check_count("pop_size", pop_size, lowest=2), **_operators(sensitivity))
+
+
+class EvoQGA(GA):  # type: ignore[misc]
+    """EvoQ's search in its single-objective form: the smallest difference within a budget.
+
+    The abstract names an evolutionary search whose mutation is shaped by sensitivity. Our choice of the rest: binary
+    tournaments, elitist survival of parents and offspring together, a crossover of whole layers, and a start from the
+    additive model's policies just within the budget. Run it on a problem of one objective with one or more budgets,
+    such as :func:`uniform_budget`'s.
+
+    Args:
+        sensitivity: Table of the problem's space.
+        pop_size: Population size.
+
+    Raises:
+        ArgumentError: An argument is not of its allowed values.
+    """
+
+    def __init__(self, sensitivity: SensitivityTable, *, pop_size: int = 40) -> None:
+        super().__init__(pop_size=check_count("pop_size", pop_size, lowest=2), **_operators(sensitivity))
+
+    def _setup(self, problem: Any, **kwargs: Any) -> None:
+        if problem.n_obj != 1:
+            raise ArgumentError(f"problem: given {problem.n_obj} objectives; EvoQGA takes one, with budgets")
+        super()._setup(problem, **kwargs)
+
+
+def _operators(sensitivity: SensitivityTable) -> dict[str, Any]:
+    return {
+        "sampling": SensitivitySampling(sensitivity),
+        "crossover": UniformBitCrossover(),
+        "mutation": SensitivityGuidedMutation(sensitivity),
+    }
+
+
+def uniform_budget(network: QuantizedNetwork, bits: int) -> dict[str, float]:
+    """Return the size (MiB) and bit operations (10^9 BOPs) of a uniform network, as a problem's budgets.
+
+    Args:
+        network: The network.
+        bits: Every gene's bit-width, or the nearest it allows; pinned layers stay pinned.
+    """
+    cost = network.cost(network.uniform(bits))
+    return {"size_mib": cost.size_mib, "bops": cost.gbops}
