@@ -133,7 +133,7 @@ def run(
     scan = int(table.allowed.sum())
     if evaluations <= scan:
         raise typer.BadParameter(
-            f"given {evaluations}; allowed: more than the scan's {scan}", param_hint="--evaluations"
+            f"given {evaluations}; more than the scan's {scan} is allowed", param_hint="--evaluations"
         )
     algorithms = searchers(table)
     for seed in range(seeds):
