@@ -77,7 +77,7 @@ def searchers(table: SensitivityTable) -> dict[str, tuple[bool, Callable[[], Alg
         "ours": (True, lambda: evoq.guided_nsga2(table)),
         "stock, same start": (True, lambda: NSGA2(pop_size=40, sampling=start(), **stock(3))),
         "stock, diagonal start": (False, lambda: NSGA2(pop_size=40, sampling=start(diagonal), **stock(3))),
-        "pymoo defaults": (False, lambda: NSGA2(pop_size=100, **stock(20))),
+        "pymoo defaults": (False, lambda: NSGA2(pop_size=100, repair=BitWidthRepair(), **stock(20))),
         "guided, diagonal start": (True, lambda: NSGA2(pop_size=40, sampling=start(diagonal), **guided)),
         "guided, greedy start": (True, lambda: NSGA2(pop_size=40, sampling=start({"greedy": 1.0}), **guided)),
         "uniform, same start": (True, lambda: NSGA2(pop_size=40, sampling=start(), **uniform)),

@@ -8,7 +8,7 @@ Runs in our environment:
 Counted in the time: clipping ranges and the engine (set-up), the sensitivity scan, and the search. `--evaluations` is
 what the scan and the search together may ask for. The file holds every policy of the search in order, and when each
 generation ended, so that `compare.py` can say when the search first reached another tool's hypervolume; `--front`
-writes its front.
+writes its front. `compare.py` computes all those differences again, unless `--store` gave both the same file.
 """
 
 import dataclasses
@@ -57,15 +57,18 @@ def main() -> None:
     made.add_argument("--evaluations", type=int, default=1000, help="of the scan and the search together")
     made.add_argument("--pop-size", type=int, default=40)
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--store", type=Path, help="new SQLite file to keep differences in, for compare.py --store")
     made.add_argument("--front", type=Path, help="write the front here")
     arguments = made.parse_args()
+    if arguments.store is not None and arguments.store.exists():
+        made.error(f"--store: {arguments.store} exists; what it knows would not be paid for in the wall time")
     export = load_export(arguments.export, threads=arguments.threads)
     recipe = recipe_of(export.description, arguments.weight_bits, arguments.activation_bits, arguments.threads)
     clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
     start = time.perf_counter()
     with clock.part("setup"):
         network = recipe(threads=arguments.threads, progress=False)
-        problem = MixedPrecisionProblem(network, objectives=("difference", arguments.objective))
+        problem = MixedPrecisionProblem(network, objectives=("difference", arguments.objective), store=arguments.store)
     with clock.part("scan"):
         sensitivity = evoq.measure_sensitivity(network, evaluator=problem.evaluator, progress=False)
     scanned = problem.evaluator.computed
@@ -82,6 +85,7 @@ def main() -> None:
         )
     clock.forward_after = float_forward_seconds(export.model, export.samples)
     bits = problem.space.decode(run.vectors)
+    problem.close()
     if arguments.front is not None:
         arguments.front.parent.mkdir(parents=True, exist_ok=True)
         run.front.save(arguments.front)
