@@ -179,6 +179,8 @@ def run_search(
             while algorithm.has_next():
                 before, computed = algorithm.evaluator.n_eval, 0
                 generation = algorithm.ask()
+                if generation is None:  # no new offspring: the population holds every policy it can reach
+                    break
                 pending = generation.get("X")
                 algorithm.evaluator.eval(problem, generation, algorithm=algorithm)
                 algorithm.tell(infills=generation)

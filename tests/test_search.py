@@ -158,3 +158,14 @@ def test_bad_arguments(network):
     used.setup(problem, termination=("n_eval", 4)).next()
     with pytest.raises(ArgumentError, match="has not been run"):
         evoq.run_search(problem, used)
+
+
+def test_a_space_smaller_than_the_budget_ends_the_search(tiny_model, tiny_samples):
+    """pymoo's `ask` gives None where a genetic algorithm finds no new offspring."""
+    names = evoq.QuantizedNetwork(tiny_model, tiny_samples, progress=False).space.layer_names
+    network = evoq.QuantizedNetwork(
+        tiny_model, tiny_samples, weight_bits=[2, 8], activation_bits=[2, 8], pinned=names[2:], progress=False
+    )
+    run = evoq.search(network, evaluations=300, pop_size=16, progress=False)
+    assert len(run.vectors) <= network.space.cardinality == 16
+    assert not run.interrupted
