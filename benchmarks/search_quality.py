@@ -33,7 +33,7 @@ from rich.table import Table
 from scipy.stats import wilcoxon
 
 import evoq_moo as evoq
-from evoq_moo._search import log_difference
+from evoq_moo._run_search import log_difference
 from evoq_moo.analysis import normalized_hypervolume
 from evoq_moo.baselines import additive_front, random_policies, spread
 from evoq_moo.cost import COSTS, cost_matrix
@@ -148,6 +148,7 @@ def run(
                 needs, make = algorithms[method]
                 paid = scan * needs
                 X = evoq.run_search(problem, make(), evaluations=evaluations - paid, seed=seed).vectors
+            X = X[: evaluations - paid]  # the last generation may go beyond
             row = {
                 "network": name,
                 "cost": cost,

@@ -5,8 +5,8 @@ Search" (Yuan, Chen, Hu, Peng; IJCNN 2020); what the abstract leaves open is our
 """
 
 from evoq_moo import zoo
-from evoq_moo._one_call import search
-from evoq_moo._search import SearchRun, run_search
+from evoq_moo._run_search import SearchRun, run_search
+from evoq_moo._search import search
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
 from evoq_moo.cost import Cost

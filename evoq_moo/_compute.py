@@ -13,21 +13,10 @@ from typing import TypeVar
 
 import torch
 
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import check_count
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def check_count(argument: str, value: object, *, lowest: int = 1) -> int:
-    """Return a count, or raise an error that names it.
-
-    Raises:
-        ArgumentError: Not an integer of at least `lowest`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ArgumentError(f"{argument}: given {value!r}; allowed: an integer of at least {lowest}")
-    return value
 
 
 def available_cores() -> int:

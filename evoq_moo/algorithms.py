@@ -4,11 +4,12 @@ from typing import Any
 
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.soo.nonconvex.ga import GA
+from pymoo.core.algorithm import Algorithm
 
-from evoq_moo._compute import check_count
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.operators import SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover
+from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity import SensitivityTable
 
 
@@ -48,6 +49,24 @@ class EvoQGA(GA):  # type: ignore[misc]
         if problem.n_obj != 1:
             raise ArgumentError(f"problem: given {problem.n_obj} objectives; EvoQGA takes one, with budgets")
         super()._setup(problem, **kwargs)
+
+
+def default_algorithm(
+    problem: MixedPrecisionProblem, sensitivity: SensitivityTable, *, pop_size: int = 40
+) -> Algorithm:
+    """Return our algorithm for a problem: guided NSGA-II, or :class:`EvoQGA` where there is one objective.
+
+    Args:
+        problem: The problem.
+        sensitivity: Table of its space.
+        pop_size: Population size.
+
+    Raises:
+        ArgumentError: `pop_size` is not an integer from 2.
+    """
+    if problem.n_obj == 1:
+        return EvoQGA(sensitivity, pop_size=pop_size)
+    return guided_nsga2(sensitivity, pop_size=pop_size)
 
 
 def _operators(sensitivity: SensitivityTable) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from evoq_moo._images import IMAGE_SUFFIXES, Images, ImageSource, Transform
-from evoq_moo.errors import ArgumentError, ImageError, MissingFileError
+from evoq_moo.errors import ArgumentError, ImageError, MissingFileError, check_count
 from evoq_moo.preprocess import Preprocess
 
 __all__ = [
@@ -49,8 +49,8 @@ def load_samples(images: Images, *, count: int = 50, preprocess: Transform, seed
         MissingFileError: No such folder or file.
         ImageError: Fewer than `count` images, or one that can't be read, is too small or of a wrong type.
     """
-    _check_whole("count", count, 1)
-    _check_whole("seed", seed, 0)
+    check_count("count", count)
+    check_count("seed", seed, lowest=0)
     _check_callable(preprocess)
     source = ImageSource(images)
     if len(source) < count:
@@ -119,8 +119,8 @@ def check_batches(limit: Any, batch_size: Any) -> None:
         ArgumentError: One isn't.
     """
     if limit is not None:
-        _check_whole("limit", limit, 1)
-    _check_whole("batch_size", batch_size, 1)
+        check_count("limit", limit)
+    check_count("batch_size", batch_size)
 
 
 def check_labels(labels: Any, count: int, origin: str) -> torch.Tensor:
@@ -209,11 +209,6 @@ def _label(text: str | None, where: str) -> int:
     if not digits.isdecimal() or len(digits) > 18:
         raise ImageError(f"{where}: label {text!r}; allowed: a whole number, 0 or more")
     return int(digits)
-
-
-def _check_whole(argument: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ArgumentError(f"{argument}: given {value!r}; allowed: a whole number, {least} or more")
 
 
 def _check_callable(preprocess: Any) -> None:

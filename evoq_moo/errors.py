@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+import numpy as np
+
 
 class EvoqError(Exception):
     """Base of every error that evoq-moo raises on purpose."""
@@ -85,3 +87,19 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         raise UnknownNameError(f"{argument}: unknown name {name!r}; {nearest(str(name), names)}")
+
+
+def check_count(argument: str, value: object, *, lowest: int = 1) -> int:
+    """Return a count or a seed.
+
+    Args:
+        argument: The argument's name, for the message.
+        value: What was given.
+        lowest: Smallest allowed value.
+
+    Raises:
+        ArgumentError: Not an integer of at least `lowest`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ArgumentError(f"{argument}: given {value!r}; allowed: an integer of at least {lowest}")
+    return int(value)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo import arithmetic
-from evoq_moo._compute import ComputePool, check_count
+from evoq_moo._compute import ComputePool
 from evoq_moo._setup import (
     check_finite,
     check_samples,
@@ -31,11 +31,11 @@ from evoq_moo.engines import (
     EngineName,
     IntegerEngine,
     ReferenceEngine,
-    has_dot_products,
+    arithmetic_of,
     integer_supported,
 )
 from evoq_moo.engines.reference import replace_layers
-from evoq_moo.errors import ArgumentError, NonFiniteError, check_name
+from evoq_moo.errors import ArgumentError, NonFiniteError, check_count, check_name
 from evoq_moo.layers import Discovery, discover, fold_batch_norm, weight_of
 from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
 
@@ -183,11 +183,12 @@ class QuantizedNetwork:
         self.engine_name = self._chosen_engine(engine)
         # A metric that can't judge this network's output should say so now, not after an hour of search.
         self._measure(self.float_heads)
+        products = arithmetic_of(self.engine_name)
         self.fingerprint = digest(
             self.identity.encode(),
             tensor_bytes(self.samples),
             ranges_fingerprint(self.ranges).encode(),
-            f"arithmetic {arithmetic.VERSION}, {self._products()}, micro-batches of {batch_size}".encode(),
+            f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
             self.metric.encode(),
         )
 
@@ -213,12 +214,6 @@ class QuantizedNetwork:
         if not supported:
             logger.info("the reference engine is used: %s", reason)
         return IntegerEngine.name if supported else ReferenceEngine.name
-
-    def _products(self) -> str:
-        """Say how products are computed, as far as differences depend on it: on the engine and on the processor."""
-        if self.engine_name == IntegerEngine.name and not has_dot_products():
-            return f"{self.engine_name}, 8 by 8 bits in float32"
-        return self.engine_name
 
     @property
     def engine(self) -> Engine:

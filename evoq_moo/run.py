@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from evoq_moo._files import read_json, write_atomically
-from evoq_moo._one_call import default_algorithm
-from evoq_moo._search import SearchRun, run_search
+from evoq_moo._run_search import SearchRun, run_search
+from evoq_moo.algorithms import default_algorithm
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.plots import new_axes, plot_front, save_axes

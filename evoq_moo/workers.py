@@ -7,8 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 
-from evoq_moo._compute import check_count
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import IntArray
 

@@ -5,7 +5,7 @@ import pytest
 from pymoo.algorithms.moo.nsga2 import NSGA2
 
 import evoq_moo as evoq
-from evoq_moo._one_call import default_algorithm
+from evoq_moo.algorithms import default_algorithm
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
 from evoq_moo.problems import MixedPrecisionProblem
 

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from run_ours import recipe_of
 
-from evoq_moo._search import hypervolume_box, log_difference
+from evoq_moo._run_search import hypervolume_box, log_difference
 from evoq_moo.analysis import normalized_hypervolume
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.evaluation import Evaluator

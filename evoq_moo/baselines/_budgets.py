@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name
 from evoq_moo.operators._check import check_number
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 
@@ -36,8 +36,7 @@ def even_limits(space: SearchSpace, *, cost: str, n: int) -> FloatArray:
         UnknownNameError: `cost` is not a cost.
     """
     check_name("cost", cost, COSTS)
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ArgumentError(f"n: given {n!r}; allowed: an integer from 1")
+    check_count("n", n)
     low, high = (value / UNITS[cost] for value in cost_range(space, cost))
     return np.linspace(low, high, n) if n > 1 else np.array([high])
 

@@ -36,7 +36,7 @@ def merge(costs: IntArray, differences: IntArray, option_costs: IntArray, option
     return new_costs, new_differences, option, parent
 
 
-def _falling(differences: IntArray) -> npt.NDArray[np.bool_]:
+def falling(differences: IntArray) -> npt.NDArray[np.bool_]:
     """Return which of some differences, in order of cost, are smaller than all before them."""
     kept = np.ones(len(differences), dtype=bool)
     np.less(differences[1:], np.minimum.accumulate(differences)[:-1], out=kept[1:])
@@ -60,7 +60,7 @@ def _by_table(
         best[at] = sums[better]
         chosen[at] = k
     filled = np.flatnonzero(best < _WORST)
-    kept = filled[_falling(best[filled])]
+    kept = filled[falling(best[filled])]
     return kept + lowest, best[kept], chosen[kept]
 
 
@@ -75,8 +75,8 @@ def _by_sorting(
         all_differences = np.concatenate([front[1], differences + option_differences[k]])
         options = np.concatenate([front[2], np.full(n, k, dtype=np.uint8)])
         order = np.argsort(all_costs, kind="stable")  # merges the two sorted runs
-        # Of two sums with one cost the larger may come first: it is kept by `_falling` and dropped here.
-        order = order[_falling(all_differences[order])]
+        # Of two sums with one cost the larger may come first: it is kept by `falling` and dropped here.
+        order = order[falling(all_differences[order])]
         last = np.append(np.diff(all_costs[order]) > 0, True)
         order = order[last]
         front = (all_costs[order], all_differences[order], options[order])

@@ -138,7 +138,10 @@ def layer_options(sensitivity: SensitivityTable, costs: tuple[str, ...]) -> Opti
 
 
 def _nondominated(values: IntArray) -> IntArray:
-    """Return the rows of `(k, objectives)` that no other row dominates, ascending; of equal rows the first."""
+    """Return the rows of `(k, objectives)` that no other row dominates, ascending; of equal rows the first.
+
+    In integers, exactly: moocore compares float64.
+    """
     no_worse = (values[:, None] <= values[None]).all(axis=2)  # [i, j]: i is no worse than j
     equal = no_worse & no_worse.T
     beats = no_worse & (~equal | np.triu(np.ones_like(equal), k=1))

@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name
 from evoq_moo.operators._check import check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 
-from ._merge import merge
+from ._merge import falling, merge
 from ._options import UNITS, Options, integer_limit, layer_options
 
 MAX_STATES = 200_000_000
@@ -121,8 +121,7 @@ def additive_front(
         UnknownNameError: `cost` is not a cost.
     """
     check_name("cost", cost, COSTS)
-    if isinstance(max_states, bool) or not isinstance(max_states, int) or max_states < 1:
-        raise ArgumentError(f"max_states: given {max_states!r}; allowed: an integer from 1")
+    check_count("max_states", max_states)
     options = layer_options(sensitivity, (cost,))
     step = 1.0
     if resolution is not None:
@@ -153,8 +152,7 @@ def additive_front(
     exact = _walk(ordered, tuple(stages), rows, None)[1] + int(options.fixed[0])
     if resolution is not None:
         by_cost = np.lexsort((differences, exact))
-        falling = np.minimum.accumulate(differences[by_cost])
-        kept = by_cost[np.concatenate([[True], differences[by_cost][1:] < falling[:-1]])]
+        kept = by_cost[falling(differences[by_cost])]
         rows, exact, differences = rows[kept], exact[kept], differences[kept]
     return AdditiveFront(
         space=space,

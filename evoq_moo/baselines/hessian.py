@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from evoq_moo._compute import check_count
 from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
-from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.errors import ArgumentError, check_count, check_name
 from evoq_moo.layers import channel_dim, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track

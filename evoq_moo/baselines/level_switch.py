@@ -13,9 +13,8 @@ import numpy.typing as npt
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.population import Population
 
-from evoq_moo._compute import check_count
 from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name
 from evoq_moo.operators._genes import gene_tables, problem_space
 from evoq_moo.space import FloatArray, IntArray
 
@@ -25,7 +24,7 @@ from ._switch import switch_levels, uniform_start
 from .policies import costly_genes
 
 if TYPE_CHECKING:
-    from evoq_moo._search import SearchRun
+    from evoq_moo._run_search import SearchRun
     from evoq_moo.problems import MixedPrecisionProblem
 
 _REDRAWS = 20
@@ -205,7 +204,7 @@ def level_switch_search(
         ArgumentError: An argument is not allowed.
         InfeasibleBudgetError: No policy is within a limit.
     """
-    from evoq_moo._search import run_search  # itself may use baselines
+    from evoq_moo._run_search import run_search  # itself may use baselines
 
     if sweep is not None:
         if cost is None or limits is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.operators._genes import BoolArray, GeneTables, gene_tables
 from evoq_moo.space import IntArray, SearchSpace
 
@@ -55,8 +55,7 @@ def random_policies(
     targets = exact_limits(space, cost, even_limits(space, cost=cost, n=n) if limits is None else limits)
     if len(targets) != n:
         raise ArgumentError(f"limits: given {len(targets)}; allowed: one for each of n = {n} vectors")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ArgumentError(f"seed: given {seed!r}; allowed: an integer from 0")
+    check_count("seed", seed, lowest=0)
     random_state = np.random.default_rng(seed)
     X = space.sample(n, random_state)
     position = np.take_along_axis(tables.rank, np.searchsorted(tables.bits, X).T, axis=1).T

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.errors import check_count, check_name
 from evoq_moo.space import FloatArray, IntArray
 
 from .additive import AdditiveFront
@@ -26,8 +26,7 @@ def spread_rows(front: AdditiveFront, n: int, *, by: Spacing = "curve") -> IntAr
         ArgumentError: `n` is not a positive integer.
         UnknownNameError: `by` is unknown.
     """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ArgumentError(f"n: given {n!r}; allowed: an integer from 1")
+    check_count("n", n)
     check_name("by", by, get_args(Spacing))
     if n >= len(front):
         return np.arange(len(front), dtype=np.int64)

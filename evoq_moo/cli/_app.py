@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from evoq_moo import zoo
-from evoq_moo._search import SearchRun
+from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
 from evoq_moo.difference import METRICS

@@ -5,7 +5,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from evoq_moo.engines.integer import IntegerEngine, has_dot_products, integer_supported
+from evoq_moo.engines._kernels import has_dot_products
+from evoq_moo.engines.integer import IntegerEngine, integer_supported
 from evoq_moo.engines.reference import QuantizedLayer, ReferenceEngine
 from evoq_moo.space import IntArray
 
@@ -15,7 +16,7 @@ __all__ = [
     "IntegerEngine",
     "QuantizedLayer",
     "ReferenceEngine",
-    "has_dot_products",
+    "arithmetic_of",
     "integer_supported",
 ]
 
@@ -32,3 +33,14 @@ class Engine(Protocol):
 
     def scan(self, bits: IntArray) -> Iterator[list[Tensor]]:
         """Give the heads under each of many bit-widths `(policies, layers, 2)` that leave most layers in float."""
+
+
+def arithmetic_of(engine: str) -> str:
+    """Name an engine and what of this processor its results depend on, for fingerprints.
+
+    Args:
+        engine: The engine's name.
+    """
+    if engine == IntegerEngine.name and not has_dot_products():
+        return f"{engine}, 8 by 8 bits in float32"
+    return engine

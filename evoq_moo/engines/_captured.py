@@ -80,7 +80,7 @@ class CapturedRunner:
         filled = torch.cat([samples, *[samples[:1]] * (-len(samples) % size)])
         self._batches = pool.map(self._batch, torch.split(filled, size))
         self._plans: dict[tuple[tuple[bool, ...], bool], Plan] = {}
-        self._check(network, filled[:size])
+        self._heads_bytes = len(self._batches) * self._check(network, filled[:size])
 
     def _capture(self, network: nn.Module, batch: Tensor) -> tuple[Graph, Program]:
         graph = capture(network, batch, self._names)
@@ -100,16 +100,16 @@ class CapturedRunner:
             samples = samples.contiguous(memory_format=torch.channels_last)
         return Batch(static_values(self._program, samples))
 
-    def _check(self, network: nn.Module, batch: Tensor) -> None:
-        """Compare one micro-batch of the captured float network with the network itself."""
+    def _check(self, network: nn.Module, batch: Tensor) -> int:
+        """Compare one micro-batch of the captured float network with the network itself; return its heads' bytes."""
         bound = [layer.bind(32, 32) for layer in self._layers]
         plan = self._plan((False,) * len(bound))
         expected = self._pool.run(lambda: heads_of(network(batch)))
         found = self._pool.run(lambda: heads_of(plan.run(self._batches[0], bound)))
-        self._heads_bytes = sum(head.nbytes for head in found) * len(self._batches)
         for a, b in zip(expected, found, strict=True):
             if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * a.abs().max().item()):
                 raise CaptureError("its captured graph computes something else than the network")
+        return sum(head.nbytes for head in found)
 
     def _plan(self, integer: tuple[bool, ...], *, keep: bool = False) -> Plan:
         key = (integer, keep)

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from evoq_moo._compute import ComputePool, check_count
+from evoq_moo._compute import ComputePool
 from evoq_moo.engines._capture import CaptureError
 from evoq_moo.engines._captured import CapturedRunner
-from evoq_moo.engines._kernels import has_dot_products, integer_supported
+from evoq_moo.engines._kernels import integer_supported
 from evoq_moo.engines._layers import integer_layers
 from evoq_moo.engines._modules import ReplacedRunner
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import IntArray
 
-__all__ = ["IntegerEngine", "has_dot_products", "integer_supported"]
+__all__ = ["IntegerEngine", "integer_supported"]
 
 logger = logging.getLogger("evoq_moo")
 

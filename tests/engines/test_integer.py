@@ -526,7 +526,7 @@ def test_the_fingerprint_tells_processors_apart_that_compute_differently(monkeyp
     network, samples = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)), torch.randn(4, 3, 8, 8)
     found = set()
     for products in (True, False):
-        monkeypatch.setattr("evoq_moo.network.has_dot_products", lambda products=products: products)
+        monkeypatch.setattr("evoq_moo.engines.has_dot_products", lambda products=products: products)
         found.add(QuantizedNetwork(network, samples, engine="integer", progress=False).fingerprint)
         found.add(QuantizedNetwork(network, samples, engine="reference", progress=False).fingerprint)
     assert len(found) == 3

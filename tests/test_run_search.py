@@ -10,7 +10,7 @@ import pytest
 from pymoo.algorithms.moo.nsga2 import NSGA2
 
 import evoq_moo as evoq
-from evoq_moo._search import hypervolume_box
+from evoq_moo._run_search import hypervolume_box
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
 from evoq_moo.problems import MixedPrecisionProblem
 
