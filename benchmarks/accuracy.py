@@ -31,12 +31,23 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many labelled
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def recipe_for(name: str) -> evoq.Recipe:
-    """Return the recipe of a network with 50 calibration images."""
+def recipe_for(name: str, *, draw: int = 0) -> evoq.Recipe:
+    """Return the recipe of a network with a draw of 50 calibration images."""
     weights = DATA / "weights" / f"{name}.safetensors"
     cifar = name.startswith("cifar10")
     samples = DATA / ("cifar10_calibration.npz" if cifar else "imagenet_calibration_500")
-    return evoq.Recipe(model=name, weights=str(weights) if weights.exists() else None, samples=str(samples))
+    return evoq.Recipe(
+        model=name, weights=str(weights) if weights.exists() else None, samples=str(samples), samples_seed=draw
+    )
+
+
+def labelled_images(name: str, recipe: evoq.Recipe, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the labelled images of a network and their labels."""
+    # The validation images are 227 pixels and were cut for a centre crop of 224: no resize.
+    preprocess = recipe.load_model()[1].replace(resize=None)
+    source = DATA / ("cifar10_test_5000.npz" if name.startswith("cifar10") else "imagenet_val_650")
+    images, labels = zip(*evoq.LabelledImages(source, preprocess=preprocess, limit=limit), strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 class Bench:
@@ -44,17 +55,12 @@ class Bench:
 
     def __init__(self, name: str, limit: int | None) -> None:
         recipe = recipe_for(name)
-        cifar = name.startswith("cifar10")
         self.network = recipe()
-        # The validation images are 227 pixels and were cut for a centre crop of 224: no resize.
-        preprocess = recipe.load_model()[1].replace(resize=None)
-        source = DATA / ("cifar10_test_5000.npz" if cifar else "imagenet_val_650")
-        images, labels = zip(*evoq.LabelledImages(source, preprocess=preprocess, limit=limit), strict=True)
-        self.labels = torch.cat(labels)
-        self.exact = evoq.evaluate_accuracy(self.network.network, (torch.cat(images), self.labels))
+        images, self.labels = labelled_images(name, recipe, limit)
+        self.exact = evoq.evaluate_accuracy(self.network.network, (images, self.labels))
         # The same ranges, on the labelled images instead of the samples.
         self.labelled = copy.copy(self.network)
-        self.labelled.samples = torch.cat(images)
+        self.labelled.samples = images
         self.labelled.set_threads(None)
         self.float_choice = self.labelled.engine.heads(np.full((len(self.network.space.layers), 2), 32))[0].argmax(1)
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from accuracy import DATA, recipe_for
+from accuracy import labelled_images, recipe_for
 from torch import Tensor, nn
 
 import evoq_moo as evoq
@@ -104,10 +104,7 @@ def main(
         f"integer at least as close for {100 * closer:.0f} %"
     )
     if images:
-        preprocess = recipe.load_model()[1].replace(resize=None)
-        source = DATA / ("cifar10_test_5000.npz" if name.startswith("cifar10") else "imagenet_val_650")
-        batches = evoq.LabelledImages(source, preprocess=preprocess, limit=images)
-        labelled = torch.cat([x for x, _ in batches])
+        labelled, _ = labelled_images(name, recipe, images)
         network_of = [copy.deepcopy(network.network) for _ in range(2)]
         engines = (
             IntegerEngine(network=network_of[0], samples=labelled, **options),

@@ -9,6 +9,7 @@ from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo._search import search
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
+from evoq_moo.calibration import CalibratedNetwork, calibrate
 from evoq_moo.cost import Cost
 from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.errors import EvoqError
@@ -23,6 +24,7 @@ from evoq_moo.store import EvaluationStore
 
 __all__ = [
     "Accuracy",
+    "CalibratedNetwork",
     "Cost",
     "Evaluation",
     "EvaluationStore",
@@ -40,6 +42,7 @@ __all__ = [
     "SearchRun",
     "SearchSpace",
     "SensitivityTable",
+    "calibrate",
     "evaluate_accuracy",
     "guided_nsga2",
     "load_samples",

@@ -247,6 +247,19 @@ class QuantizedNetwork:
             raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
         return value
 
+    @property
+    def pool(self) -> ComputePool:
+        """Where micro-batches run."""
+        return self._pool
+
+    def difference_between(self, heads: list[Tensor]) -> float:
+        """Return the difference of outputs on the samples, float32 `(samples, ...)` each, to the float network's.
+
+        Raises:
+            NonFiniteError: The metric gives NaN or infinity.
+        """
+        return self._measure(heads)
+
     def difference_of(self, bits: npt.ArrayLike) -> float:
         """Return the output difference of bit-widths `(layers, 2)`, whether or not the space holds them.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pymoo.core.problem import Problem
 
+from evoq_moo.calibration import CalibratingNetwork, CalibratingRecipe
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
 from evoq_moo.evaluation import Evaluator
@@ -39,6 +40,9 @@ class MixedPrecisionProblem(Problem):  # type: ignore[misc]
         workers: Evaluate on this many processes of our own.
         executor: Or on this `concurrent.futures.Executor` (Dask: `client.get_executor()`).
         recipe: With `executor`: a picklable function of no arguments that makes the same network in a worker.
+        calibrate: ``"light"`` calibrates features inside each evaluation, so that the search ranks what will be
+            shipped (a :class:`~evoq_moo.calibration.CalibratingNetwork` evaluates, under its own fingerprint, by
+            float32 fake quantization: slower than the integer engine). None evaluates the plain quantized network.
 
     Attributes:
         network: The network.
@@ -65,6 +69,7 @@ class MixedPrecisionProblem(Problem):  # type: ignore[misc]
         workers: int | None = None,
         executor: Executor | None = None,
         recipe: NetworkFactory | None = None,
+        calibrate: str | None = None,
     ) -> None:
         if not isinstance(network, QuantizedNetwork):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
@@ -79,7 +84,11 @@ class MixedPrecisionProblem(Problem):  # type: ignore[misc]
         self.objectives = tuple(objectives)
         self.budgets = self._checked_budgets(budgets or {})
         self.on_result: Callable[[], None] | None = None
-        self.evaluator = Evaluator(network, store=store, workers=workers, executor=executor, recipe=recipe)
+        evaluated = network
+        if calibrate is not None:
+            evaluated = CalibratingNetwork(network, calibrate)
+            recipe = None if recipe is None else CalibratingRecipe(recipe, calibrate)
+        self.evaluator = Evaluator(evaluated, store=store, workers=workers, executor=executor, recipe=recipe)
         super().__init__(
             n_var=self.space.n_var,
             n_obj=len(self.objectives),

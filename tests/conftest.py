@@ -35,10 +35,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def with_random_weights() -> Callable[[nn.Module, torch.Generator], nn.Module]:
+    """Fills a network with random weights that keep signals alive."""
+
+    def fill(model: nn.Module, generator: torch.Generator) -> nn.Module:
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2, generator=generator)
+            elif tensor.is_floating_point():
+                tensor.normal_(0, 0.5, generator=generator)
+        return model
+
+    return fill
+
+
 @pytest.fixture
-def tiny_model() -> nn.Module:
+def tiny_model(with_random_weights) -> nn.Module:
     """A residual network of five layers on 3x8x8 images, small enough for thousands of evaluations."""
-    generator = torch.Generator().manual_seed(11)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1, bias=False),
         nn.BatchNorm2d(4),
@@ -50,12 +64,7 @@ def tiny_model() -> nn.Module:
         nn.Flatten(),
         nn.Linear(32, 6),
     )
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2, generator=generator)
-        elif tensor.is_floating_point():
-            tensor.normal_(0, 0.5, generator=generator)
-    return model
+    return with_random_weights(model, torch.Generator().manual_seed(11))
 
 
 @pytest.fixture

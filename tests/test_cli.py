@@ -216,3 +216,15 @@ def test_interrupted_in_the_scan_goes_on(tmp_path, monkeypatch):
         assert store.count() == 3
     run = execute(settings, tmp_path / "run", evaluations=20, progress=False)
     assert len(run.front) >= 2
+
+
+def test_calibrate_writes_the_picked_policy(run_folder, tmp_path):
+    output = evoq_command("calibrate", run_folder, "--pick", "knee", "--steps", "features,outputs", "-o", tmp_path)
+    assert "features" in output
+    assert "held out" in output
+    front = load_front(run_folder)
+    found = evoq.CalibratedNetwork.load(tmp_path, recipe_of(front)())
+    assert found.policy == front.pick("knee")
+    assert [s.step for s in found.report.steps] == ["features", "outputs"]
+    with pytest.raises(EvoqError, match="steps"):
+        evoq_command("calibrate", run_folder, "--steps", "magic", "-o", tmp_path)

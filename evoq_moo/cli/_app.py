@@ -12,6 +12,7 @@ from rich.table import Table
 from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("calibrate")(calibrate_command)
 console = Console()
 
 Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]

@@ -15,11 +15,24 @@ from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import ACTIVATION, WEIGHT, IntArray
 
 
-class QuantizedLayer(nn.Module):
+class WrappedLayer(nn.Module):
+    """A layer in the place of another, `layer`, whose attributes are found on it: `conv.in_channels` still works."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+
+class QuantizedLayer(WrappedLayer):
     """A layer that computes with quantized weights and a quantized input.
 
-    Everything else (stride, padding, bias, a subclass's own padding) is the wrapped layer's. Attributes of the
-    wrapped layer are found on this one, so code that reads `conv.in_channels` still works.
+    Everything else (stride, padding, bias, a subclass's own padding) is the wrapped layer's.
 
     Args:
         layer: The float layer. It is kept and its `weight` is replaced while weights are quantized.
@@ -30,20 +43,13 @@ class QuantizedLayer(nn.Module):
     activation_zero_point: Tensor
 
     def __init__(self, layer: nn.Module, ranges: LayerRanges) -> None:
-        super().__init__()
-        self.layer = layer
+        super().__init__(layer)
         self.ranges = ranges
         self.weight_bits = 32
         self.activation_bits = 32
         device = weight_of(layer).device
         self.register_buffer("activation_scale", torch.ones(1, device=device))
         self.register_buffer("activation_zero_point", torch.zeros(1, dtype=torch.int32, device=device))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("layer"), name)
 
     def set_bits(self, weight_bits: int, activation_bits: int, *, float_weight: Tensor) -> None:
         """Quantize at these bit-widths from now on; 16 and 32 mean float.

@@ -1,0 +1,29 @@
+"""Calibration: the chosen solution, made better with the same unlabelled samples.
+
+The last step of the EvoQ abstract ("the outputs and intermediate features are calibrated with the 50 samples"), whose
+details it leaves open: every choice here is ours, or that of the paper named beside it.
+"""
+
+from evoq_moo.calibration._blocks import BlockOptions
+from evoq_moo.calibration._calibrate import calibrate
+from evoq_moo.calibration._in_loop import CalibratingNetwork, CalibratingRecipe
+from evoq_moo.calibration._network import CalibratedNetwork
+from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.calibration._parameters import LayerParameters
+from evoq_moo.calibration._report import CalibrationReport, StepReport
+from evoq_moo.calibration._steps import FULL, LIGHT, STEPS
+
+__all__ = [
+    "FULL",
+    "LIGHT",
+    "STEPS",
+    "BlockOptions",
+    "CalibratedNetwork",
+    "CalibratingNetwork",
+    "CalibratingRecipe",
+    "CalibrationReport",
+    "LayerParameters",
+    "OutputMap",
+    "StepReport",
+    "calibrate",
+]

@@ -1,0 +1,223 @@
+"""`calibrate`: the chosen solution, made better with the samples it was found with."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evoq_moo.calibration._blocks import BlockOptions
+from evoq_moo.calibration._graph import MICRO_BATCH, CapturedNetwork
+from evoq_moo.calibration._network import CalibratedNetwork
+from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.calibration._parameters import parameters_of
+from evoq_moo.calibration._report import CalibrationReport, StepReport
+from evoq_moo.calibration._steps import STEPS, Setting, State, check_steps
+from evoq_moo.calibration._walk import heads_of_candidate
+from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.progress import track
+from evoq_moo.space import Policy
+
+
+def calibrate(
+    network: QuantizedNetwork,
+    policy: Policy,
+    steps: str | Sequence[str] = "full",
+    *,
+    folds: int = 2,
+    time_limit: float | None = None,
+    seed: int = 0,
+    blocks: BlockOptions | None = None,
+    progress: bool = True,
+) -> CalibratedNetwork:
+    """Adapt the parameters of a quantized network to its samples: no labels, no other images, same bit-widths.
+
+    Steps run in the given order, each on what the ones before left:
+
+    - ``"ranges"``: the clip range of each layer's input, for what the layer makes of it;
+    - ``"bias"``: each output channel's mean is the float network's;
+    - ``"features"``: mean and spread, by bias and weight scales;
+    - ``"rounding"``: levels and scales of each layer for the least error of its output (AdaRound's objective on the
+      quantized network's inputs, solved directly), then its features;
+    - ``"blocks"``: rounding, input steps and biases of each block by gradient (BRECQ, LSQ, QDrop);
+    - ``"outputs"``: scale and shift of each logit or head channel, shrunk by leave-one-out.
+
+    ``"light"`` is features and outputs, ``"full"`` rounding, features and outputs.
+
+    Each step is also run by cross-validation: for each part of the samples, a network that never saw it goes through
+    the same steps. If the difference over the parts held out grows by a step, the step is rolled back. The tabulated
+    clip ranges it all begins with were made from all samples.
+
+    Args:
+        network: The network; it is not changed.
+        policy: The bit-widths.
+        steps: ``"light"``, ``"full"``, or names.
+        folds: Parts of the cross-validation. Time grows with it: each step runs `folds + 1` times.
+        time_limit: Seconds after which no further step or block begins; a pass over the layers is not interrupted.
+            Without it the result depends on the seed alone, not on the machine's speed or number of threads.
+        seed: Of the parts and draws.
+        blocks: How blocks are learned.
+        progress: Show progress on a terminal.
+
+    Returns:
+        The calibrated network, with its report.
+
+    Raises:
+        ArgumentError: An argument is not allowed; the policy is of another network; the samples are not on the CPU.
+        UnknownNameError: A step is unknown.
+        NetworkError: The network can't be captured as a graph.
+    """
+    names = check_steps(steps)
+    if not isinstance(network, QuantizedNetwork):
+        raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
+    if not isinstance(policy, Policy) or policy.layers != network.space.layer_names:
+        raise ArgumentError("policy: allowed: a Policy of this network's layers")
+    count = len(network.samples)
+    check_count("folds", folds, lowest=2)
+    if folds > count:
+        raise ArgumentError(f"folds: given {folds}; allowed: 2..{count}, the number of samples")
+    check_count("seed", seed, lowest=0)
+    if time_limit is not None and not (isinstance(time_limit, int | float) and 0 < time_limit < math.inf):
+        raise ArgumentError(f"time_limit: given {time_limit!r}; allowed: a positive number of seconds, or None")
+    if blocks is not None and not isinstance(blocks, BlockOptions):
+        raise ArgumentError(f"blocks: given {type(blocks).__name__}; allowed: BlockOptions")
+    if network.samples.device.type != "cpu":
+        raise ArgumentError(f"network: its samples are on {network.samples.device}; calibration runs on the CPU")
+    with _one_thread(), torch.no_grad():
+        return _Calibration(network, policy, folds=folds, seed=seed, blocks=blocks or BlockOptions()).run(
+            names, time_limit=time_limit, progress=progress
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread here: results must not depend on how many there are. The pool has its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Calibration:
+    """The states of one calibration: one for each part held out, and one that sees all samples, the last."""
+
+    def __init__(
+        self, network: QuantizedNetwork, policy: Policy, *, folds: int, seed: int, blocks: BlockOptions
+    ) -> None:
+        self.started = time.monotonic()
+        self.network = network
+        self.folds = folds
+        self.seed = seed
+        count = len(network.samples)
+        order = np.random.default_rng(seed).permutation(count)
+        parts = [torch.from_numpy(part) for part in np.array_split(order, folds)]
+        self.order = torch.cat(parts)
+        # As even as can be: each size of micro-batch is captured by itself.
+        pieces = [
+            (k, piece)
+            for k, part in enumerate(parts)
+            for piece in torch.tensor_split(part, math.ceil(len(part) / MICRO_BATCH))
+        ]
+        sizes = sorted({len(piece) for _, piece in pieces})
+        captured = CapturedNetwork(network.network, network.space.layer_names, network.samples, sizes[-1])
+        for size in sizes[:-1]:
+            captured.prepare(size)
+        batches = [network.samples[piece] for _, piece in pieces]
+        part_of = [k for k, _ in pieces]
+        seen = [tuple(k != held for k in part_of) for held in range(folds)] + [(True,) * len(pieces)]
+        self.held_out = torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
+        self.setting = Setting(
+            network=captured,
+            batches=batches,
+            seen=seen,
+            float_heads=[head[self.order] for head in network.float_heads],
+            pool=network.pool,
+            seed=seed,
+            options=blocks,
+        )
+        modules = dict(network.network.named_modules())
+        start = tuple(
+            parameters_of(name, modules[name], network.ranges[name], bits)
+            for name, bits in zip(policy.layers, policy.to_array().tolist(), strict=True)
+        )
+        heads = heads_of_candidate(captured, batches, start, network.pool)
+        state = State(start, tuple(OutputMap.identity(head) for head in heads), heads)
+        self.states: list[State] = [state] * (folds + 1)
+
+    def run(self, names: Sequence[str], *, time_limit: float | None, progress: bool) -> CalibratedNetwork:
+        """Run steps and return the calibrated network."""
+        reports: list[StepReport] = []
+        deadline = None if time_limit is None else self.started + time_limit
+        total = sum(STEPS[name].units(self.setting) for name in names)
+        with track(total, "calibrating", enabled=progress) as bar:
+            for name in names:
+                bar.update(description=f"calibrating: {name}")
+                reports.append(self._step(name, deadline, bar.advance))
+        final = self.states[-1]
+        report = CalibrationReport(
+            metric=self.network.metric,
+            samples=len(self.order),
+            folds=self.folds,
+            seed=self.seed,
+            steps=tuple(reports),
+            seconds=time.monotonic() - self.started,
+        )
+        return CalibratedNetwork(
+            reference=self.network.network, layers=final.parameters, outputs=final.outputs, report=report
+        )
+
+    def _step(self, name: str, deadline: float | None, advance: Callable[[], None]) -> StepReport:
+        before, held_before = self._differences(self.states)
+        begun = time.monotonic()
+        if deadline is not None and begun > deadline:
+            return StepReport(
+                step=name,
+                outcome="no time",
+                before=before,
+                after=before,
+                held_out_before=held_before,
+                held_out_after=held_before,
+                seconds=0.0,
+            )
+        states, cut = STEPS[name].run(replace(self.setting, deadline=deadline, advance=advance), self.states)
+        after, held_after = self._differences(states)
+        changed = any(
+            not torch.equal(old, new)
+            for a, b in zip(self.states, states, strict=True)
+            for old, new in zip(a.mapped(), b.mapped(), strict=True)
+        )
+        kept = held_after <= held_before
+        if kept:
+            self.states = states
+        return StepReport(
+            step=name,
+            outcome=("kept" if changed else "no change") if kept else "rolled back",
+            before=before,
+            after=after,
+            held_out_before=held_before,
+            held_out_after=held_after,
+            seconds=time.monotonic() - begun,
+            cut_short=cut,
+        )
+
+    def _differences(self, states: Sequence[State]) -> tuple[float, float]:
+        """Return the difference of the network that saw all samples, and that over the parts held out."""
+        heads = [state.mapped() for state in states]
+        out = [
+            torch.stack([heads[k][h][row] for row, k in enumerate(self.held_out.tolist())])
+            for h in range(len(heads[0]))
+        ]
+        return self._difference(heads[-1]), self._difference(out)
+
+    def _difference(self, heads: list[Tensor]) -> float:
+        if not all(head.isfinite().all() for head in heads):
+            return math.inf
+        back = torch.argsort(self.order)
+        return self.network.difference_between([head[back] for head in heads])

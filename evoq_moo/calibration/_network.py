@@ -1,0 +1,219 @@
+"""`CalibratedNetwork`: a network that computes with calibrated parameters, and its files."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from evoq_moo._files import read_json, write_atomically
+from evoq_moo._setup import digest, network_fingerprint
+from evoq_moo.arithmetic import activation_range, weight_range
+from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.calibration._parameters import LayerParameters
+from evoq_moo.calibration._report import CalibrationReport
+from evoq_moo.engines.reference import WrappedLayer, replace_modules
+from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo.layers import weight_of
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.space import Policy
+
+FORMAT = "evoq-moo/calibrated"
+VERSION = 1
+_TENSORS = ("weight", "weight_levels", "weight_scales", "bias")
+
+
+class CalibratedLayer(WrappedLayer):
+    """A layer that computes with given parameters.
+
+    Args:
+        layer: The layer; its weight and bias are replaced. Its padding, stride and the like are kept.
+        parameters: What it computes with.
+    """
+
+    def __init__(self, layer: nn.Module, parameters: LayerParameters) -> None:
+        super().__init__(layer)
+        self.parameters_of_layer = parameters
+        device = weight_of(layer).device
+        layer.weight = nn.Parameter(parameters.value().to(device), requires_grad=False)
+        if parameters.bias is not None:
+            layer.bias = nn.Parameter(parameters.bias.to(device), requires_grad=False)
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - the name torch's layers use
+        """Run the layer on the quantized input."""
+        return self.layer(self.parameters_of_layer.quantize_input(input), *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Show the bit-widths."""
+        return f"W{self.parameters_of_layer.weight_bits} A{self.parameters_of_layer.activation_bits}"
+
+
+class CalibratedNetwork(nn.Module):
+    """A network that computes with one policy and calibrated parameters: what :func:`calibrate` returns.
+
+    Attributes:
+        network: The network, its layers replaced by :class:`CalibratedLayer`.
+        layers: The parameters of each quantized layer, in policy order: integer levels, scales, zero points, biases.
+        outputs: For each head, the affine map behind the network.
+        policy: Its bit-widths.
+        report: What each step did.
+        reference: The float network; not a submodule, so not in `parameters()` or `state_dict()`.
+        preprocess: The float network's attribute of that name, if it has one.
+    """
+
+    reference: nn.Module
+
+    def __init__(
+        self,
+        *,
+        reference: nn.Module,
+        layers: Sequence[LayerParameters],
+        outputs: Sequence[OutputMap],
+        report: CalibrationReport,
+    ) -> None:
+        super().__init__()
+        self.__dict__["reference"] = reference
+        self.layers = tuple(layers)
+        self.outputs = tuple(outputs)
+        self.report = report
+        self.policy = Policy(
+            tuple(p.name for p in self.layers),
+            tuple(p.weight_bits for p in self.layers),
+            tuple(p.activation_bits for p in self.layers),
+        )
+        self.network = copy.deepcopy(reference)
+        modules = dict(self.network.named_modules())
+        replace_modules(self.network, {modules[p.name]: CalibratedLayer(modules[p.name], p) for p in self.layers})
+        self.preprocess: Any = getattr(reference, "preprocess", None)
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the calibrated network; its output nests as the float network's does."""
+        result = self.network(*args, **kwargs)
+        if all(m.is_identity for m in self.outputs):
+            return result
+        maps = iter(self.outputs)
+        return _mapped(result, maps)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `calibrated.safetensors` and `calibrated.json` into a folder.
+
+        Each file is replaced whole or not at all. The JSON file is written last and holds the digest of the tensors,
+        so a pair of which only one was written is an error to load, never a mixture.
+
+        Args:
+            folder: The folder; made if needed.
+        """
+        folder = Path(folder)
+        tensors: dict[str, Tensor] = {}
+        rows: list[dict[str, Any]] = []
+        for i, p in enumerate(self.layers):
+            rows.append({f.name: getattr(p, f.name) for f in fields(p) if f.name not in _TENSORS})
+            tensors |= {f"{i}.{key}": t.contiguous() for key in _TENSORS if (t := getattr(p, key)) is not None}
+        for i, m in enumerate(self.outputs):
+            tensors |= {f"output.{i}.scale": m.scale, f"output.{i}.shift": m.shift}
+        data = save_tensors({key: t.detach().cpu() for key, t in tensors.items()})
+        text = {
+            "format": FORMAT,
+            "version": VERSION,
+            "network": network_fingerprint(self.reference),
+            "tensors": digest(data),
+            "layers": rows,
+            "output_axes": [m.axis for m in self.outputs],
+            "report": self.report.to_json(),
+        }
+        write_atomically(folder / "calibrated.safetensors", data)
+        write_atomically(folder / "calibrated.json", (json.dumps(text, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | Path, network: QuantizedNetwork | nn.Module) -> "CalibratedNetwork":
+        """Read what :meth:`save` wrote.
+
+        Args:
+            folder: The folder.
+            network: The network that was calibrated: the `QuantizedNetwork`, or its folded float network.
+
+        Raises:
+            MissingFileError: A file isn't there.
+            FormatError: A file is damaged, of another version, or not of the same save.
+            ArgumentError: The network is another one.
+        """
+        folder = Path(folder)
+        reference = network.network if isinstance(network, QuantizedNetwork) else network
+        if not isinstance(reference, nn.Module):
+            raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork or its network")
+        text = read_json(folder / "calibrated.json", format_name=FORMAT, version=VERSION)
+        path = folder / "calibrated.safetensors"
+        if not path.is_file():
+            raise MissingFileError(f"no such file: {path}")
+        data = path.read_bytes()
+        if digest(data) != text.get("tensors"):
+            raise FormatError(
+                f"{path}: is not what {folder / 'calibrated.json'} was written with (damaged, or of another save)"
+            )
+        if network_fingerprint(reference) != text.get("network"):
+            raise ArgumentError(f"network: is not the one that {folder} was calibrated from (its weights differ)")
+        try:
+            tensors = load_tensors(data)
+            layers = [_layer(i, row, tensors) for i, row in enumerate(text["layers"])]
+            outputs = [
+                OutputMap(tensors[f"output.{i}.scale"], tensors[f"output.{i}.shift"], int(axis))
+                for i, axis in enumerate(text["output_axes"])
+            ]
+            report = CalibrationReport.from_json(text["report"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{folder}: damaged: {type(error).__name__}: {error}") from error
+        return cls(reference=reference, layers=layers, outputs=outputs, report=report)
+
+
+def _layer(i: int, row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerParameters:
+    values: dict[str, Any] = {**row, **{key: tensors.get(f"{i}.{key}") for key in _TENSORS}}
+    p = LayerParameters(**values)
+    check_parameters(p)
+    return p
+
+
+def check_parameters(p: LayerParameters) -> None:
+    """Raise unless a layer's levels and scales are within what its bit-widths allow.
+
+    Raises:
+        ValueError: Names the layer.
+    """
+    if (p.weight is None) == (p.weight_levels is None) or (p.weight_levels is None) != (p.weight_scales is None):
+        raise ValueError(f"layer {p.name!r} must hold either float weights, or levels and scales")
+    if p.weight_levels is not None and p.weight_scales is not None:
+        lowest, highest = weight_range(p.weight_bits)
+        low, high = (int(v) for v in torch.aminmax(p.weight_levels))
+        if p.weight_levels.dtype != torch.int8 or low < lowest or high > highest:
+            raise ValueError(f"layer {p.name!r} has levels {low}..{high}; {p.weight_bits} bits: {lowest}..{highest}")
+        if not (p.weight_scales.isfinite() & (p.weight_scales > 0)).all():
+            raise ValueError(f"layer {p.name!r} has scales that are not positive numbers")
+    if (p.activation_scale is None) != (p.activation_zero_point is None):
+        raise ValueError(f"layer {p.name!r} must hold both scale and zero point of its input, or neither")
+    if p.activation_scale is not None and p.activation_zero_point is not None:
+        lowest, highest = activation_range(p.activation_bits)
+        if not (0 < p.activation_scale < float("inf") and lowest <= p.activation_zero_point <= highest):
+            raise ValueError(f"layer {p.name!r} has an input scale or zero point that {p.activation_bits} bits forbid")
+
+
+def _mapped(output: Any, maps: Any) -> Any:
+    """Return an output of any nesting with each floating-point tensor mapped, in the order of `heads_of`."""
+    if isinstance(output, Tensor):
+        return next(maps)(output) if output.is_floating_point() else output
+    if isinstance(output, Mapping):
+        changed = {key: _mapped(value, maps) for key, value in output.items()}
+        return changed if type(output) is dict else type(output)(changed)  # type: ignore[call-arg]
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_mapped(value, maps) for value in output))
+    if isinstance(output, list | tuple):
+        return type(output)(_mapped(value, maps) for value in output)
+    if output is not None and hasattr(output, "__dataclass_fields__"):
+        return replace(output, **{name: _mapped(getattr(output, name), maps) for name in output.__dataclass_fields__})
+    return output

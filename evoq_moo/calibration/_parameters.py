@@ -1,0 +1,130 @@
+"""What calibration changes: the parameters of each quantized layer, as plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from evoq_moo.arithmetic import activation_range, dequantize, per_channel, quantize, weight_range
+from evoq_moo.errors import ArgumentError
+from evoq_moo.layers import channel_dim, weight_of
+from evoq_moo.ranges import LayerRanges
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerParameters:
+    """Everything one layer of a quantized network computes with.
+
+    The layer computes `y = product((qx - zx) * sx, levels * weight_scales) + bias`, with `qx` the unsigned levels of
+    its input. A side at 16 or 32 bits is not quantized: `weight` then holds float32 weights, or the activation's
+    scale and zero point are None.
+
+    Attributes:
+        name: Dotted module name.
+        kind: Class name of the layer, e.g. ``"Conv2d"``.
+        channel_dim: The dimension of the weight that runs over output channels.
+        weight_bits: Weight bit-width (bits).
+        activation_bits: Bit-width of the input (bits).
+        weight: Float32 weights where they are not quantized, else None.
+        weight_levels: Int8 levels, `-2^(bits-1) .. 2^(bits-1) - 1`, in the weight's shape; None where not quantized.
+        weight_scales: Float32 `(channels,)`, positive; None where not quantized.
+        bias: Float32 `(output channels,)`, or None.
+        activation_scale: Step of the input (float32 value); None where not quantized.
+        activation_zero_point: Level of zero, `0 .. 2^bits - 1`; None where not quantized.
+    """
+
+    name: str
+    kind: str
+    channel_dim: int
+    weight_bits: int
+    activation_bits: int
+    weight: Tensor | None
+    weight_levels: Tensor | None
+    weight_scales: Tensor | None
+    bias: Tensor | None
+    activation_scale: float | None
+    activation_zero_point: int | None
+
+    @property
+    def quantized_weight(self) -> bool:
+        """Whether the weights are levels."""
+        return self.weight_levels is not None
+
+    @property
+    def quantized_activation(self) -> bool:
+        """Whether the input is quantized."""
+        return self.activation_scale is not None
+
+    def value(self) -> Tensor:
+        """Return the weights that the layer multiplies by, float32."""
+        if self.weight is not None:
+            return self.weight
+        if self.weight_levels is None or self.weight_scales is None:
+            raise ArgumentError(
+                f"layer {self.name!r}: given neither weights nor levels and scales; allowed: one of them"
+            )
+        levels = self.weight_levels.float()
+        return dequantize(levels, per_channel(self.weight_scales, levels, self.channel_dim), 0)
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """Return an input moved to its levels: bit for bit what the reference engine computes, in fewer passes.
+
+        `clamp(round(x / s) + z, 0, h) - z` equals `clamp(round(x / s), -z, h - z)`: all are integers that float32
+        holds exactly wherever the clamp does not decide.
+        """
+        if self.activation_scale is None or self.activation_zero_point is None:
+            return x
+        scale = torch.tensor(self.activation_scale, dtype=torch.float32, device=x.device)
+        highest = activation_range(self.activation_bits)[1]
+        zero = self.activation_zero_point
+        return x.mul(scale.reciprocal()).round_().clamp_(-zero, highest - zero).mul_(scale)
+
+    def with_levels(self, weight: Tensor, scales: Tensor) -> "LayerParameters":
+        """Return the layer with weights moved to the nearest levels of given scales."""
+        scale = per_channel(scales, weight, self.channel_dim)
+        levels = quantize(weight, scale, 0, *weight_range(self.weight_bits)).to(torch.int8)
+        return replace(self, weight_levels=levels, weight_scales=scales)
+
+    def scaled(self, gain: Tensor, bias: Tensor | None) -> "LayerParameters":
+        """Return the layer with its products multiplied by a positive gain per output channel, and another bias.
+
+        Args:
+            gain: Float32 `(channels,)`, as many as weight scales.
+            bias: The new bias.
+        """
+        if self.weight_scales is None:
+            weight = self.value()
+            return replace(self, weight=weight * per_channel(gain, weight, self.channel_dim), bias=bias)
+        return replace(self, weight_scales=self.weight_scales * gain, bias=bias)
+
+
+def parameters_of(name: str, layer: nn.Module, ranges: LayerRanges, bits: Sequence[int]) -> LayerParameters:
+    """Return what a layer computes with before calibration: nearest levels, tabulated ranges.
+
+    Args:
+        name: Module name.
+        layer: The float layer.
+        ranges: Its tabulated ranges.
+        bits: Weight and activation bit-width.
+    """
+    weight_bits, activation_bits = (int(b) for b in bits)
+    weight = weight_of(layer)
+    bias: Tensor | None = getattr(layer, "bias", None)
+    found = ranges.activation.get(activation_bits)
+    start = LayerParameters(
+        name=name,
+        kind=type(layer).__name__,
+        channel_dim=channel_dim(layer),
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        weight=None if weight_bits in ranges.weight_scales else weight.clone(),
+        weight_levels=None,
+        weight_scales=None,
+        bias=None if bias is None else bias.detach().clone(),
+        activation_scale=None if found is None else found.scale,
+        activation_zero_point=None if found is None else found.zero_point,
+    )
+    if weight_bits not in ranges.weight_scales:
+        return start
+    return start.with_levels(weight, ranges.weight_scales[weight_bits].to(weight.device).clone())

@@ -1,0 +1,86 @@
+"""What calibration did: for each step the difference before and after, seen and held out."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from evoq_moo.errors import FormatError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step did.
+
+    Attributes:
+        step: Its name.
+        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: it made the held-out difference
+            worse; ``"no time"``: it did not start.
+        before: Difference on all samples before it.
+        after: Difference after it, fitted to all samples (what it was before it was rolled back).
+        held_out_before: The same by cross-validation: each sample's output is that of a network that was calibrated
+            without it, in this step and in all before.
+        held_out_after: And after the step.
+        seconds: Wall time (s).
+        cut_short: Blocks, over all folds, that the time limit ended early.
+    """
+
+    step: str
+    outcome: str
+    before: float
+    after: float
+    held_out_before: float
+    held_out_after: float
+    seconds: float
+    cut_short: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationReport:
+    """What a calibration did.
+
+    Attributes:
+        metric: Name of the difference.
+        samples: Number of samples.
+        folds: Parts of the cross-validation.
+        seed: Of the folds and draws.
+        steps: The steps in order.
+        seconds: Wall time of everything (s).
+    """
+
+    metric: str
+    samples: int
+    folds: int
+    seed: int
+    steps: tuple[StepReport, ...]
+    seconds: float
+
+    def table(self) -> Table:
+        """Return the steps as a rich table."""
+        table = Table(
+            title=f"{self.metric} on {self.samples} samples, held out in {self.folds} parts; {self.seconds:.1f} s"
+        )
+        for column in ("step", "before", "after", "held out before", "held out after", "seconds", "outcome"):
+            table.add_column(column, justify="left" if column in {"step", "outcome"} else "right")
+        for s in self.steps:
+            outcome = s.outcome + (f", {s.cut_short} blocks cut short" if s.cut_short else "")
+            values = (s.before, s.after, s.held_out_before, s.held_out_after)
+            table.add_row(s.step, *(f"{v:.4g}" for v in values), f"{s.seconds:.1f}", outcome)
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-ready plain data."""
+        return {**asdict(self), "steps": [asdict(s) for s in self.steps]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "CalibrationReport":
+        """Rebuild a report from what :meth:`to_json` gave.
+
+        Raises:
+            FormatError: The data is not a report.
+        """
+        try:
+            return cls(**{**data, "steps": tuple(StepReport(**s) for s in data["steps"])})
+        except (TypeError, KeyError) as error:
+            raise FormatError(f"report: not what CalibrationReport.to_json gives: {error}") from error

@@ -1,0 +1,126 @@
+"""Levels of weights that minimize a layer's squared output error: a least-squares problem in integers.
+
+The error of one output channel with weights `w = s q` is, up to a constant, `(w - t)' H (w - t)` with `H` the (ridged)
+covariance of the layer's inputs and `t` the float solution. AdaRound minimizes it by gradient descent on relaxed
+rounding; here it is minimized directly: an optimal-brain-quantization start (Frantar et al. 2022, GPTQ: each rounding
+error is spread over the weights not yet rounded), then coordinate descent on the levels (as QuantEase, Behdin et al.
+2023), which never makes it worse, and a closed-form step of the scales. Deterministic, in seconds on a CPU.
+"""
+
+import torch
+from torch import Tensor
+
+from evoq_moo.arithmetic import weight_range
+from evoq_moo.ranges import weight_scales
+
+BLOCK = 64
+"""Columns whose errors are spread together; the result does not depend on it but for rounding."""
+
+
+def target_weights(gram: Tensor, cross: Tensor, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return the ridged matrix `H` and the float weights of least squared error.
+
+    Args:
+        gram: Covariance of the inputs `(groups, k, k)`.
+        cross: Covariance of inputs and wanted outputs `(groups, k, channels)`.
+        prior: Float weights `(groups, channels, k)` that the ridge pulls to.
+        ridge: Weight of the prior, in units of the mean variance of an input.
+
+    Returns:
+        `H`, `(groups, k, k)`, and the weights `(groups, channels, k)`; float32.
+    """
+    h = gram.double()
+    strength = ridge * h.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
+    eye = torch.eye(h.shape[1], dtype=h.dtype)
+    h = h + strength[:, None, None] * eye
+    right = cross.double() + strength[:, None, None] * prior.double().transpose(1, 2)
+    factor = torch.linalg.cholesky(h)
+    return h.float(), torch.cholesky_solve(right, factor).transpose(1, 2).float()
+
+
+def solve_levels(
+    h: Tensor, target: Tensor, bits: int, *, scales: Tensor | None = None, sweeps: int = 4
+) -> tuple[Tensor, Tensor]:
+    """Return levels and scales that make `(w - target)' H (w - target)` small.
+
+    Args:
+        h: `(groups, k, k)`, positive definite.
+        target: `(groups, channels, k)`.
+        bits: Bit-width (bits).
+        scales: Scales `(groups, channels)` to start from; None for those of minimum squared error of the target.
+        sweeps: Rounds of coordinate descent; the scales are fitted between them.
+
+    Returns:
+        Levels, float32 `(groups, channels, k)`, and scales `(groups, channels)`.
+    """
+    lowest, highest = weight_range(bits)
+    groups, channels, k = target.shape
+    if scales is None:
+        scales = weight_scales(target.reshape(groups * channels, k), bits).reshape(groups, channels)
+    order = h.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
+    h = h[:, order][:, :, order].contiguous()
+    t = target[:, :, order].contiguous()
+    levels = _start(h, t, scales, lowest, highest)
+    for _ in range(sweeps):
+        scales = _fitted_scales(h, t, levels, scales)
+        if not _descend(h, t, levels, scales, lowest, highest):
+            break
+    result = torch.empty_like(levels)
+    result[:, :, order] = levels
+    return result, scales
+
+
+def objective(h: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Return `(w - target)' H (w - target)` of each channel, `(groups, channels)`."""
+    error = weights - target
+    return ((error @ h) * error).sum(-1)
+
+
+def _start(h: Tensor, target: Tensor, scales: Tensor, lowest: int, highest: int) -> Tensor:
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h.double()))
+    upper = torch.linalg.cholesky(inverse, upper=True).float()
+    w, k = target.clone(), target.shape[-1]
+    levels = torch.empty_like(w)
+    for start in range(0, k, BLOCK):
+        stop = min(start + BLOCK, k)
+        errors = torch.empty_like(w[:, :, start:stop])
+        for j in range(start, stop):
+            level = (w[:, :, j] / scales).round_().clamp_(lowest, highest)
+            levels[:, :, j] = level
+            error = (w[:, :, j] - level * scales) / upper[:, j, j, None]
+            errors[:, :, j - start] = error
+            w[:, :, j:stop] -= error[:, :, None] * upper[:, None, j, j:stop]
+        w[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    return levels
+
+
+def _fitted_scales(h: Tensor, target: Tensor, levels: Tensor, scales: Tensor) -> Tensor:
+    product = levels @ h
+    power = (product * levels).sum(-1)
+    best = (product * target).sum(-1) / power.clamp_min(1e-30)
+    # A scale must stay positive, and near where its levels were chosen.
+    usable = (power > 0) & (best > scales / 2) & (best < scales * 2)
+    return torch.where(usable, best, scales)
+
+
+def _descend(h: Tensor, target: Tensor, levels: Tensor, scales: Tensor, lowest: int, highest: int) -> bool:
+    """Move each level in turn to its best value given all others, in place; return whether any moved."""
+    k = levels.shape[-1]
+    gradient = (levels * scales[:, :, None] - target) @ h
+    moved = False
+    for start in range(0, k, BLOCK):
+        stop = min(start + BLOCK, k)
+        inside = h[:, start:stop, start:stop]
+        local = gradient[:, :, start:stop].clone()
+        steps = torch.empty_like(local)
+        for j in range(stop - start):
+            old = levels[:, :, start + j]
+            wanted = old - local[:, :, j] / (inside[:, j, j, None] * scales)
+            new = wanted.round_().clamp_(lowest, highest)
+            step = (new - old) * scales
+            steps[:, :, j] = step
+            levels[:, :, start + j] = new
+            local += step[:, :, None] * inside[:, None, j]
+        moved = moved or bool((steps != 0).any())
+        gradient += steps @ h[:, start:stop]
+    return moved

@@ -1,0 +1,54 @@
+"""The command `evoq calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from evoq_moo.calibration import FULL, LIGHT, STEPS, calibrate
+from evoq_moo.calibration._steps import PRESETS, check_steps
+from evoq_moo.cli._parse import parse_names
+from evoq_moo.front import check_costs
+from evoq_moo.run import load_front, recipe_of
+
+
+def calibrate_command(
+    front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
+    *,
+    pick: Annotated[str, typer.Option(help="Which policy: knee, difference, size, bops, or a row.")] = "knee",
+    steps: Annotated[
+        str,
+        typer.Option(
+            help=f"light ({','.join(LIGHT)}), full ({','.join(FULL)}), or names with commas among {', '.join(STEPS)}."
+        ),
+    ] = "full",
+    folds: Annotated[int, typer.Option(help="Parts of the cross-validation; time grows with it.")] = 2,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which no further step or block begins.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the parts and draws.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the calibrated network.")] = Path(
+        "calibrated"
+    ),
+) -> None:
+    """Calibrate one policy of a front with the run's own samples, and write its parameters."""
+    names = check_steps(steps if steps in PRESETS else parse_names(steps))
+    loaded = load_front(front)
+    policy = loaded.pick(pick)
+    recipe = recipe_of(loaded)
+    network = recipe(threads=threads, progress=True)
+    check_costs([loaded.point_of(policy)], network.space)
+    calibrated = calibrate(
+        network,
+        policy,
+        names,
+        folds=folds,
+        time_limit=time_limit,
+        seed=seed,
+    )
+    calibrated.save(output)
+    console = Console()
+    console.print(calibrated.report.table())
+    console.print(f"files: {output}/calibrated.json, calibrated.safetensors", highlight=False)

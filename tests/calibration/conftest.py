@@ -1,0 +1,34 @@
+"""A small network to calibrate, made once for a module: calibration does not change it (a test says so)."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import evoq_moo as evoq
+from evoq_moo.zoo._cifar import CifarBlock
+
+
+@pytest.fixture(scope="module")
+def tiny_network(with_random_weights):
+    generator = torch.Generator().manual_seed(21)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        CifarBlock(4, 8, 2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 6),
+    )
+    with_random_weights(model, generator)
+    samples = torch.randn(12, 3, 8, 8, generator=generator)
+    return evoq.QuantizedNetwork(model, samples, pinned="none", engine="reference", progress=False)
+
+
+@pytest.fixture(scope="session")
+def policy_of():
+    def make(network, weight_bits, activation_bits):
+        bits = np.tile([weight_bits, activation_bits], (len(network.space.layer_names), 1))
+        return evoq.Policy.from_array(network.space.layer_names, bits)
+
+    return make

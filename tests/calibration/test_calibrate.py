@@ -1,0 +1,289 @@
+"""Calibration as a whole: deterministic, honest, and its input untouched."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import evoq_moo as evoq
+from evoq_moo.arithmetic import weight_range
+from evoq_moo.calibration import BlockOptions, CalibratedNetwork, calibrate
+from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, NetworkError, UnknownNameError
+
+ALL = ("ranges", "bias", "features", "rounding", "blocks", "outputs")
+QUICK = BlockOptions(iterations=6)
+
+
+def same(a, b):
+    for p, q in zip(a.layers, b.layers, strict=True):
+        for name in ("weight", "weight_levels", "weight_scales", "bias"):
+            x, y = getattr(p, name), getattr(q, name)
+            assert (x is None) == (y is None), name
+            assert x is None or torch.equal(x, y), name
+        assert (p.name, p.activation_scale, p.activation_zero_point) == (
+            q.name,
+            q.activation_scale,
+            q.activation_zero_point,
+        )
+    for m, n in zip(a.outputs, b.outputs, strict=True):
+        assert torch.equal(m.scale, n.scale)
+        assert torch.equal(m.shift, n.shift)
+
+
+@pytest.fixture(scope="module")
+def result(tiny_network, policy_of):
+    return calibrate(tiny_network, policy_of(tiny_network, 4, 4), ALL, blocks=QUICK, progress=False)
+
+
+def test_an_uncalibrated_network_is_the_reference_engines(tiny_network, policy_of, monkeypatch):
+    # With every step rolled back, what is left is the plain network, bit for bit.
+    values = iter(range(1000))
+    monkeypatch.setattr("evoq_moo.calibration._calibrate._Calibration._difference", lambda *_: next(values))
+    mixed = np.array([[4, 4], [3, 8], [32, 4], [8, 32], [2, 2]])[: len(tiny_network.space.layer_names)]
+    for bits in (mixed,):
+        policy = evoq.Policy.from_array(tiny_network.space.layer_names, bits)
+        found = calibrate(tiny_network, policy, ("features",), progress=False)
+        assert found.report.steps[0].outcome == "rolled back"
+        expected = tiny_network.apply(policy)(tiny_network.samples)
+        assert torch.equal(found(tiny_network.samples), expected)
+
+
+def test_levels_scales_and_zero_points_are_within_their_bits(result):
+    for p in result.layers:
+        lowest, highest = weight_range(p.weight_bits)
+        assert p.weight_levels.dtype == torch.int8
+        assert lowest <= int(p.weight_levels.min())
+        assert int(p.weight_levels.max()) <= highest
+        assert (p.weight_scales > 0).all()
+        assert 0 <= p.activation_zero_point <= 15
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_any_bits(tiny_network, policy_of, bits):
+    found = calibrate(tiny_network, policy_of(tiny_network, bits, bits), ALL, blocks=QUICK, progress=False)
+    assert found(tiny_network.samples).isfinite().all()
+
+
+def test_float_sides_stay_float(tiny_network, policy_of):
+    found = calibrate(tiny_network, policy_of(tiny_network, 32, 16), ALL, blocks=QUICK, progress=False)
+    torch.testing.assert_close(found(tiny_network.samples), tiny_network.float_heads[0], rtol=1e-3, atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_with_any_number_of_threads(tiny_network, policy_of, result):
+    alone = copy.copy(tiny_network)
+    alone.set_threads(1)
+    again = calibrate(alone, policy_of(alone, 4, 4), ALL, blocks=QUICK, progress=False)
+    same(result, again)
+
+
+def test_the_input_network_is_untouched(tiny_network, policy_of):
+    policy = policy_of(tiny_network, 4, 4)
+    before = copy.deepcopy(tiny_network.network.state_dict())
+    difference = tiny_network.difference_of(policy.to_array())
+    threads = torch.get_num_threads()
+    calibrate(tiny_network, policy, ALL, blocks=QUICK, progress=False)
+    for name, tensor in tiny_network.network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert tiny_network.difference_of(policy.to_array()) == difference
+    assert torch.get_num_threads() == threads
+
+
+def test_the_reported_difference_is_that_of_the_network(tiny_network, result):
+    kept = [s for s in result.report.steps if s.outcome == "kept"]
+    assert kept
+    found = tiny_network.difference_between([result(tiny_network.samples)])
+    assert found == pytest.approx(kept[-1].after, rel=1e-2)
+
+
+def test_held_out_differences_chain_and_never_grow(result):
+    steps = result.report.steps
+    held = steps[0].held_out_before
+    for step in steps:
+        assert step.held_out_before == held
+        assert (step.held_out_after <= held) == (step.outcome != "rolled back")
+        held = min(held, step.held_out_after)
+
+
+def test_a_fold_never_sees_what_is_held_out_of_it(tiny_network, policy_of, monkeypatch):
+    """What a fold learns does not depend on the samples held out of it."""
+    from evoq_moo.calibration import _calibrate
+
+    last = []
+    monkeypatch.setattr(
+        _calibrate._Calibration, "_differences", lambda self, states: last.append((self, states)) or (0, 0)
+    )
+    policy = policy_of(tiny_network, 4, 4)
+    calibrate(tiny_network, policy, ALL, blocks=QUICK, progress=False)
+    calibration, first = last[-1]
+    changed = copy.copy(tiny_network)
+    changed.samples = tiny_network.samples.clone()
+    changed.samples[calibration.order[calibration.held_out == 0]] *= -1.5
+    changed.float_heads = [changed.network(changed.samples)]
+    calibrate(changed, policy, ALL, blocks=QUICK, progress=False)
+    second = last[-1][1]
+    for p, q in zip(first[0].parameters, second[0].parameters, strict=True):
+        assert torch.equal(p.weight_levels, q.weight_levels)
+        assert torch.equal(p.bias, q.bias)
+        assert p.activation_scale == q.activation_scale
+    assert torch.equal(first[0].outputs[0].shift, second[0].outputs[0].shift)
+    assert any(not torch.equal(p.bias, q.bias) for p, q in zip(first[1].parameters, second[1].parameters, strict=True))
+
+
+def test_files_round_trip(tmp_path, tiny_network, result):
+    result.save(tmp_path / "c")
+    back = CalibratedNetwork.load(tmp_path / "c", tiny_network)
+    same(result, back)
+    assert torch.equal(back(tiny_network.samples), result(tiny_network.samples))
+    assert back.report == result.report
+    assert back.policy == result.policy
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["calibrated.json", "calibrated.safetensors"]
+
+
+def test_damaged_files_are_errors(tmp_path, tiny_network, tiny_samples, result):
+    folder = tmp_path / "c"
+    with pytest.raises(MissingFileError):
+        CalibratedNetwork.load(folder, tiny_network)
+    result.save(folder)
+    other = evoq.QuantizedNetwork(nn.Sequential(nn.Flatten(), nn.Linear(192, 6)), tiny_samples, progress=False)
+    with pytest.raises(ArgumentError, match="network"):
+        CalibratedNetwork.load(folder, other)
+    text = json.loads((folder / "calibrated.json").read_text())
+    text["layers"][0]["weight_bits"] = 2
+    (folder / "calibrated.json").write_text(json.dumps(text))
+    with pytest.raises(FormatError, match="levels"):
+        CalibratedNetwork.load(folder, tiny_network)
+    data = (folder / "calibrated.safetensors").read_bytes()
+    (folder / "calibrated.safetensors").write_bytes(data[:-1] + b"x")
+    with pytest.raises(FormatError, match="damaged"):
+        CalibratedNetwork.load(folder, tiny_network)
+
+
+def test_pickles(tiny_network, result):
+    back = pickle.loads(pickle.dumps(result))
+    assert torch.equal(back(tiny_network.samples), result(tiny_network.samples))
+
+
+def test_a_time_limit_ends_it(tiny_network, policy_of):
+    found = calibrate(tiny_network, policy_of(tiny_network, 4, 4), ALL, time_limit=1e-6, progress=False)
+    assert {s.outcome for s in found.report.steps} == {"no time"}
+
+
+def test_the_table_names_every_step(result):
+    assert result.report.table().row_count == len(ALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"steps": ()}, ArgumentError),
+        ({"steps": "heavy"}, UnknownNameError),
+        ({"steps": ("fetures",)}, UnknownNameError),
+        ({"folds": 1}, ArgumentError),
+        ({"folds": 13}, ArgumentError),
+        ({"seed": -1}, ArgumentError),
+        ({"time_limit": 0}, ArgumentError),
+        ({"blocks": 3}, ArgumentError),
+    ],
+)
+def test_bad_arguments(tiny_network, policy_of, arguments, error):
+    with pytest.raises(error, match=next(iter(arguments))):
+        calibrate(tiny_network, policy_of(tiny_network, 4, 4), **{"progress": False, **arguments})
+
+
+def test_a_policy_of_another_network(tiny_network):
+    with pytest.raises(ArgumentError, match="policy"):
+        calibrate(tiny_network, evoq.Policy(("x",), (4,), (4,)), progress=False)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else self.a(-x)
+
+
+def test_a_network_without_a_graph(policy_of):
+    samples = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    network = evoq.QuantizedNetwork(Branching(), samples, engine="reference", pinned="none", progress=False)
+    with pytest.raises(NetworkError, match="graph"):
+        calibrate(network, policy_of(network, 4, 4), progress=False)
+
+
+class Nested(nn.Module):
+    """Detection-like: two heads in a dict, one layer called twice, an odd number of samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.twice = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.boxes, self.scores = nn.Conv2d(4, 8, 1), nn.Conv2d(4, 6, 1)
+
+    def forward(self, x):
+        y = torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.body(x))))))
+        return {"boxes": self.boxes(y), "scores": [self.scores(y)]}
+
+
+def test_nested_outputs_and_shared_layers(policy_of):
+    torch.manual_seed(5)
+    samples = torch.randn(11, 3, 6, 6)
+    network = evoq.QuantizedNetwork(
+        Nested(), samples, engine="reference", pinned="none", difference="nmse", progress=False
+    )
+    found = calibrate(network, policy_of(network, 4, 4), ALL, blocks=QUICK, progress=False)
+    output = found(samples)
+    assert output["boxes"].shape == (11, 8, 6, 6)
+    assert output["scores"][0].shape == (11, 6, 6, 6)
+    twice = next(p for p in found.layers if p.name == "twice")
+    plain = next(layer for name, layer in network.apply(found.policy).network.named_modules() if name == "twice")
+    assert torch.equal(twice.value(), plain.layer.weight)
+
+
+class TwoFromTheStart(nn.Module):
+    """Two tensors reach the first layer: no block may begin there, and its layers are quantized all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        a, b = x.sin(), x.cos()
+        return self.last(torch.relu(self.left(a) + self.right(b)))
+
+
+def test_no_block_begins_where_more_than_one_tensor_is_alive(policy_of):
+    torch.manual_seed(6)
+    network = evoq.QuantizedNetwork(
+        TwoFromTheStart(), torch.randn(9, 4), engine="reference", pinned="none", progress=False
+    )
+    found = calibrate(network, policy_of(network, 3, 3), ("blocks",), blocks=QUICK, progress=False)
+    step = found.report.steps[0]
+    assert step.before == pytest.approx(network.difference_of(found.policy.to_array()), rel=1e-5)
+    if step.outcome == "kept":
+        assert step.after == pytest.approx(network.difference_between([found(network.samples)]), rel=1e-3)
+
+
+@pytest.mark.real
+def test_it_recovers_a_real_network(shared_data):
+    recipe = evoq.Recipe(
+        model="cifar10_resnet20",
+        weights=str(shared_data("weights/cifar10_resnet20.safetensors")),
+        samples=str(shared_data("cifar10_calibration.npz")),
+    )
+    network = recipe()
+    policy = network.uniform(4)
+    data = np.load(shared_data("cifar10_test_5000.npz"))
+    pair = (data["images"][:200], data["labels"][:200])
+    images, _ = zip(*evoq.LabelledImages(pair[0], labels=pair[1], preprocess=recipe.load_model()[1]), strict=True)
+    held = torch.cat(images)
+    found = calibrate(network, policy, "light", progress=False)
+    exact = network.network(held).log_softmax(1)
+
+    def kl(module):
+        return float((exact.exp() * (exact - module(held).log_softmax(1))).sum(1).mean())
+
+    assert kl(found) < 0.7 * kl(network.apply(policy))
