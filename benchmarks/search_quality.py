@@ -33,8 +33,7 @@ from rich.table import Table
 from scipy.stats import wilcoxon
 
 import evoq_moo as evoq
-from evoq_moo._run_search import log_difference
-from evoq_moo.analysis import normalized_hypervolume
+from evoq_moo.analysis import log_difference, normalized_hypervolume
 from evoq_moo.baselines import additive_front, random_policies, spread
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.operators import (

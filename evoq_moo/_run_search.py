@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 from pymoo.core.algorithm import Algorithm
 
-from evoq_moo.analysis import normalized_hypervolume
+from evoq_moo.analysis import log_difference, normalized_hypervolume
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
 from evoq_moo.front import ParetoFront
 from evoq_moo.problems import MixedPrecisionProblem
@@ -71,12 +71,6 @@ def hypervolume_box(problem: MixedPrecisionProblem) -> tuple[FloatArray, FloatAr
             ideal.append(narrow)
             reference.append(wide)
     return np.array(ideal), np.array(reference)
-
-
-def log_difference(differences: Any) -> FloatArray:
-    """Return log10 of differences, at least 1e-12, as float64; differences that may be negative stay as they are."""
-    array = np.asarray(differences, dtype=np.float64)
-    return array if (array < 0).any() else np.log10(np.maximum(array, 1e-12))
 
 
 class _Archive:

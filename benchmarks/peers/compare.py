@@ -34,8 +34,8 @@ from rich.console import Console
 from rich.table import Table
 from run_ours import recipe_of
 
-from evoq_moo._run_search import hypervolume_box, log_difference
-from evoq_moo.analysis import normalized_hypervolume
+from evoq_moo._run_search import hypervolume_box
+from evoq_moo.analysis import log_difference, normalized_hypervolume
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.front import ParetoFront
