@@ -1,5 +1,6 @@
 """pymoo Problems over integer bit-width vectors."""
 
-from .mixed_precision import OBJECTIVES, MixedPrecisionProblem
+from ._base import OBJECTIVES, BitWidthProblem
+from .mixed_precision import MixedPrecisionProblem
 
-__all__ = ["OBJECTIVES", "MixedPrecisionProblem"]
+__all__ = ["OBJECTIVES", "BitWidthProblem", "MixedPrecisionProblem"]

@@ -5,26 +5,18 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pymoo.core.problem import Problem
-
 from evoq_moo.calibration import CalibratingNetwork, CalibratingRecipe
-from evoq_moo.cost import COSTS, cost_matrix
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
+from evoq_moo.errors import ArgumentError
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import EvaluationStore
 from evoq_moo.workers import NetworkFactory
 
-OBJECTIVES = ("difference", "size", "bops")
-"""Names of the objectives: output difference, weight size (MiB), bit operations (10^9 BOPs)."""
-BUDGETS = {"difference": "difference", "size_mib": "size", "bops": "bops"}
-"""For each budget, the objective it limits."""
-_UNITS = {"difference": "", "size_mib": " MiB", "bops": " GBOPs"}
+from ._base import BitWidthProblem
 
 
-class MixedPrecisionProblem(Problem):  # type: ignore[misc]
+class MixedPrecisionProblem(BitWidthProblem):
     """Find bit-widths with little output difference and little cost.
 
     A vector holds one int64 bit-width for each gene of `network.space`. Vectors with other values are an error, never
@@ -73,80 +65,18 @@ class MixedPrecisionProblem(Problem):  # type: ignore[misc]
     ) -> None:
         if not isinstance(network, QuantizedNetwork):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
-        if isinstance(objectives, str) or not objectives or len(set(objectives)) != len(objectives):
-            raise ArgumentError(f"objectives: given {objectives!r}; allowed: different names among {OBJECTIVES}")
-        for objective in objectives:
-            check_name("objectives", objective, OBJECTIVES)
+        super().__init__(network.space, objectives=objectives, budgets=budgets)
         self.network = network
-        self.space = network.space
-        if self.space.n_var == 0:
-            raise ArgumentError("network: its search space has no gene; allow more than one bit-width somewhere")
-        self.objectives = tuple(objectives)
-        self.budgets = self._checked_budgets(budgets or {})
         self.on_result: Callable[[], None] | None = None
         evaluated = network
         if calibrate is not None:
             evaluated = CalibratingNetwork(network, calibrate)
             recipe = None if recipe is None else CalibratingRecipe(recipe, calibrate)
         self.evaluator = Evaluator(evaluated, store=store, workers=workers, executor=executor, recipe=recipe)
-        super().__init__(
-            n_var=self.space.n_var,
-            n_obj=len(self.objectives),
-            n_ieq_constr=len(self.budgets),
-            xl=self.space.lower,
-            xu=self.space.upper,
-            vtype=int,
-        )
-        if "difference" in self.budgets:
-            self._check_difference_budget()
+        self._check_difference_budget()
 
-    def _checked_budgets(self, budgets: Mapping[str, float]) -> dict[str, float]:
-        smallest = dict(zip(COSTS, cost_matrix(self.space.layers, self.space.decode(self.space.lower))[0], strict=True))
-        reachable = {"size_mib": float(smallest["size_mib"]), "bops": float(smallest["gbops"])}
-        for name, limit in budgets.items():
-            check_name("budgets", name, BUDGETS)
-            if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
-                raise ArgumentError(f"budgets[{name!r}]: given {limit!r}; allowed: a positive number")
-            if name in reachable and limit < reachable[name]:
-                raise InfeasibleBudgetError(
-                    f"budgets[{name!r}]: given {limit:g}; the smallest reachable is {reachable[name]:.6g}{_UNITS[name]}"
-                )
-        return {name: float(limit) for name, limit in budgets.items()}
-
-    def _check_difference_budget(self) -> None:
-        widest = float(self.evaluator.differences(self.space.decode(self.space.upper))[0])
-        if self.budgets["difference"] < widest:
-            raise InfeasibleBudgetError(
-                f"budgets['difference']: given {self.budgets['difference']:g}; the smallest known to be reachable, "
-                f"with every gene at its widest, is {widest:.6g}"
-            )
-
-    def values(self, X: IntArray, *, all_values: bool = False) -> dict[str, FloatArray]:
-        """Return the named values of vectors, evaluating what is not in the store.
-
-        Args:
-            X: Vectors `(n, n_var)`.
-            all_values: Give the difference even where neither an objective nor a budget needs it.
-
-        Returns:
-            For each of ``"difference"``, ``"size"`` and ``"bops"``, float64 `(n,)`.
-
-        Raises:
-            BitWidthError: A value is not an allowed bit-width of its gene.
-        """
-        bits = self.space.decode(X)
-        costs = cost_matrix(self.space.layers, bits)
-        values = {"size": costs[:, 0], "bops": costs[:, 1]}
-        if all_values or "difference" in self.objectives or "difference" in self.budgets:
-            values["difference"] = self.evaluator.differences(bits, on_result=self.on_result)
-        return values
-
-    def _evaluate(self, X: IntArray, out: dict[str, Any], *_args: Any, **_kwargs: Any) -> None:
-        values = self.values(X)
-        out["F"] = np.stack([values[name] for name in self.objectives], axis=1)
-        if self.budgets:
-            limits = [values[BUDGETS[name]] / limit - 1 for name, limit in self.budgets.items()]
-            out["G"] = np.stack(limits, axis=1)
+    def _differences(self, bits: IntArray) -> FloatArray:
+        return self.evaluator.differences(bits, on_result=self.on_result)
 
     def close(self) -> None:
         """End worker processes and close the store, unless it was given open."""
@@ -154,8 +84,3 @@ class MixedPrecisionProblem(Problem):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "on_result": None}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "MixedPrecisionProblem":
-        # pymoo copies the problem once a generation with save_history=True; this one holds a network and does not
-        # change as it is used.
-        return self
