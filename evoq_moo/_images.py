@@ -17,8 +17,15 @@ from evoq_moo.preprocess import image_from_array
 Transform = Callable[[Image.Image], torch.Tensor]
 """From a PIL image to a float32 tensor `(C, H, W)`; a `Preprocess` is one."""
 
-Images = str | os.PathLike[str] | npt.NDArray[np.uint8] | torch.Tensor
-"""A folder or an ``.npz`` file, or uint8 images `(N, H, W, C)`."""
+Images = (
+    str
+    | os.PathLike[str]
+    | npt.NDArray[np.uint8]
+    | torch.Tensor
+    | Sequence[str | os.PathLike[str]]
+    | Sequence[Image.Image]
+)
+"""A folder or an ``.npz`` file, uint8 images `(N, H, W, C)`, or a list of files or of PIL images."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """File names taken for images, in any case."""
@@ -30,7 +37,7 @@ class ImageSource:
     Attributes:
         origin: What the images are, for messages.
         folder: Where the files are; None where the images come from an array.
-        files: Paths of the images, sorted; empty where they come from an array.
+        files: Paths of the images, sorted, or in the given order; empty where they come from memory.
         stored_labels: The labels of an ``.npz`` file, if it has any, not checked.
     """
 
@@ -39,7 +46,8 @@ class ImageSource:
 
         Args:
             images: A folder (searched recursively; hidden files are left out), an ``.npz`` file with uint8
-                `(N, H, W, C)` under ``images``, or such an array or tensor; C is 1 or 3.
+                `(N, H, W, C)` under ``images``, such an array or tensor (C is 1 or 3), or a list of files or of PIL
+                images.
 
         Raises:
             MissingFileError: No such folder or file.
@@ -51,6 +59,7 @@ class ImageSource:
         self.files: list[Path] = []
         self.stored_labels: npt.NDArray[Any] | None = None
         self._array: npt.NDArray[np.uint8] = np.empty((0, 1, 1, 1), np.uint8)
+        self._images: list[Image.Image] = []
         if isinstance(images, str | os.PathLike):
             path = Path(images)
             self.origin = str(path)
@@ -63,11 +72,18 @@ class ImageSource:
                 self._array, self.stored_labels = _read_npz(path)
             else:
                 raise ArgumentError(f"images: given the file {path}; allowed: a folder, .npz file, array or tensor")
+        elif isinstance(images, list | tuple) and images and all(isinstance(i, Image.Image) for i in images):
+            self._images = list(images)
+        elif isinstance(images, list | tuple) and images and all(isinstance(i, str | os.PathLike) for i in images):
+            self.files = [Path(file) for file in images]
+            missing = next((file for file in self.files if not file.is_file()), None)
+            if missing is not None:
+                raise MissingFileError(f"images: no such file: {missing}")
         elif isinstance(images, np.ndarray | torch.Tensor):
             self._array = images.numpy(force=True) if isinstance(images, torch.Tensor) else images
         else:
             raise ArgumentError(
-                f"images: given a {type(images).__name__}; allowed: a folder, .npz file, array or tensor"
+                f"images: given a {type(images).__name__}; allowed: a folder, .npz file, array, tensor or list of files"
             )
         dtype, shape = self._array.dtype, self._array.shape
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
@@ -76,7 +92,7 @@ class ImageSource:
             )
 
     def __len__(self) -> int:
-        return len(self.files) or len(self._array)
+        return len(self.files) or len(self._images) or len(self._array)
 
     def batch(self, indices: Sequence[int], preprocess: Transform) -> torch.Tensor:
         """Return preprocessed images, float32 `(len(indices), C, H, W)`.
@@ -99,7 +115,7 @@ class ImageSource:
             tensor = preprocess(_read_image(self.files[index]))
         else:
             name = f"{self.origin}[{index}]"
-            tensor = preprocess(image_from_array(self._array[index]))
+            tensor = preprocess(self._images[index] if self._images else image_from_array(self._array[index]))
         if not isinstance(tensor, torch.Tensor):
             raise ArgumentError(f"preprocess: gave a {type(tensor).__name__} for {name}; allowed: float32 (C, H, W)")
         if tensor.dtype != torch.float32 or tensor.ndim != 3:

@@ -121,6 +121,9 @@ METRICS: dict[str, Metric] = {
     "top1_flips": top1_flips,
 }
 """The named differences; smaller is better for each."""
+CLASSIFICATION_DEFAULT = "kl"
+DETECTION_DEFAULT = "nmse"
+"""What ``"auto"`` means: a detector's class logits and box regressions count equally, before suppression."""
 
 
 def resolve(difference: str | Metric) -> tuple[str, Metric]:

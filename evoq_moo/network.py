@@ -25,7 +25,7 @@ from evoq_moo._setup import (
     tensor_bytes,
 )
 from evoq_moo.cost import Cost, policy_cost
-from evoq_moo.difference import Metric, resolve
+from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT, Metric, resolve
 from evoq_moo.engines import (
     Engine,
     EngineName,
@@ -100,7 +100,8 @@ class QuantizedNetwork:
         tied: One gene sets a layer's weight and activation bit-width.
         overrides: For a layer's name, ``{"weight_bits": ..., "activation_bits": ...}`` instead of the defaults.
         difference: ``"kl"``, ``"nmse"``, ``"cosine"``, ``"sqnr"``, ``"top1_flips"``, or a callable of
-            (float heads, quantized heads).
+            (float heads, quantized heads). ``"auto"``: ``"nmse"`` for a detector, which has an attribute `decoder`,
+            else ``"kl"``.
         engine: ``"reference"`` computes fake quantization in float32, on any network and device: the definition.
             ``"integer"`` computes the same arithmetic in integers, for a fraction of a float forward, where the
             processor has the instructions (AVX2 without VNNI: less of a gain, and layers of 8 by 8 bits compute in
@@ -142,7 +143,7 @@ class QuantizedNetwork:
         pinned: Literal["ends", "none"] | Iterable[str] | Mapping[str, int] = "ends",
         tied: bool = False,
         overrides: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
-        difference: str | Metric = "kl",
+        difference: str | Metric = "auto",
         engine: EngineName = "auto",
         batch_size: int = 5,
         threads: int | None = None,
@@ -153,6 +154,8 @@ class QuantizedNetwork:
         self.samples = check_samples(samples)
         allowed_weight_bits = check_bits("weight_bits", weight_bits)
         allowed_activation_bits = check_bits("activation_bits", activation_bits)
+        if difference == "auto":
+            difference = DETECTION_DEFAULT if getattr(model, "decoder", None) is not None else CLASSIFICATION_DEFAULT
         self.metric, self._difference = resolve(difference)
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)

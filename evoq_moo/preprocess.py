@@ -28,6 +28,8 @@ class Preprocess:
 
     EXIF rotation is applied, palettes and CMYK are converted, alpha is dropped, 16-bit greyscale is scaled to 8 bits.
 
+    Detectors take the whole image instead: `stretch` resizes both sides to `crop`, whatever the image's shape.
+
     Attributes:
         crop: Side of the square output (pixels).
         resize: Shorter side before the crop (pixels); None for no resize.
@@ -36,6 +38,9 @@ class Preprocess:
         channels: 3 for RGB, 1 for greyscale.
         rotate180: Flip height and width at the end. Checkpoints converted from TensorFlow need it: its 'SAME' padding
             puts the odd pixel after the input, PyTorch's before it, so they store rotated kernels for rotated images.
+        stretch: Resize both sides to `crop` instead of the shorter one to `resize`, and cut nothing off.
+        antialias: False, with `stretch` alone: bilinear interpolation between the four nearest pixels however small the
+            output is, as torchvision's detectors were trained.
     """
 
     crop: int
@@ -44,6 +49,8 @@ class Preprocess:
     std: tuple[float, ...] = IMAGENET_STD
     channels: int = 3
     rotate180: bool = False
+    stretch: bool = False
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         for name in ("crop", "resize"):
@@ -60,8 +67,13 @@ class Preprocess:
             object.__setattr__(self, name, self._per_channel(name))
         if any(s <= 0 for s in self.std):
             raise ArgumentError(f"std: given {self.std}; allowed: values above 0")
-        if not isinstance(self.rotate180, bool):
-            raise ArgumentError(f"rotate180: given {self.rotate180!r}; allowed: True or False")
+        for name in ("rotate180", "stretch", "antialias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(f"{name}: given {getattr(self, name)!r}; allowed: True or False")
+        if self.stretch and self.resize is not None:
+            raise ArgumentError(f"resize: given {self.resize} with stretch; allowed: None (both sides become the crop)")
+        if not self.antialias and not self.stretch:
+            raise ArgumentError("antialias: given False without stretch; allowed: True")
 
     def _per_channel(self, name: str) -> tuple[float, ...]:
         given = getattr(self, name)
@@ -93,7 +105,11 @@ class Preprocess:
         name = getattr(image, "filename", "") or "image"
         given = image.size
         upright = _convert(_upright(image, name), "RGB" if self.channels == 3 else "L", name)
-        if self.resize is not None:
+        if self.stretch and self.antialias:
+            upright = upright.resize((self.crop, self.crop), Image.Resampling.BILINEAR)
+        elif self.stretch:
+            return self._finish(_interpolate(self._scaled(upright), self.crop))
+        elif self.resize is not None:
             upright = _resize_shorter_side(upright, self.resize)
         width, height = upright.size
         if min(width, height) < self.crop:
@@ -104,8 +120,15 @@ class Preprocess:
         # torchvision's centre crop: Python's rounding of halves to even decides for odd margins.
         top, left = round((height - self.crop) / 2.0), round((width - self.crop) / 2.0)
         cropped = upright.crop((left, top, left + self.crop, top + self.crop))
-        pixels = torch.from_numpy(np.array(cropped, dtype=np.uint8)).view(self.crop, self.crop, self.channels)
-        tensor = pixels.permute(2, 0, 1).contiguous().to(torch.float32) / 255
+        return self._finish(self._scaled(cropped))
+
+    def _scaled(self, image: Image.Image) -> torch.Tensor:
+        """Return the pixels, float32 `(channels, H, W)` on the 0..1 scale."""
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).view(image.height, image.width, self.channels)
+        return pixels.permute(2, 0, 1).contiguous().to(torch.float32) / 255
+
+    def _finish(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return scaled pixels normalized, in place, and rotated if asked for."""
         mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
         tensor = tensor.sub_(mean).div_(std)
         return tensor.flip(1, 2) if self.rotate180 else tensor
@@ -186,6 +209,10 @@ def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:
         return image.convert(mode)
     except ValueError as error:
         raise ImageError(f"{name}: given an image of mode {image.mode}, which has no conversion to {mode}") from error
+
+
+def _interpolate(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.interpolate(tensor[None], size=(size, size), mode="bilinear", align_corners=False)[0]
 
 
 def _resize_shorter_side(image: Image.Image, size: int) -> Image.Image:

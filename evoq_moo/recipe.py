@@ -10,6 +10,7 @@ from torch import nn
 
 from evoq_moo import zoo
 from evoq_moo.data import load_samples
+from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.engines import EngineName
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.network import QuantizedNetwork
@@ -33,8 +34,9 @@ class Recipe:
         activation_bits: And to activations.
         pinned: ``"ends"``, ``"none"``, or names of layers.
         tied: Whether one gene sets both bit-widths of a layer.
-        difference: Name of the difference.
+        difference: Name of the difference; ``"auto"`` (of a zoo's network resolved at once): what fits the task.
         engine: ``"auto"``, ``"reference"`` or ``"integer"``.
+        classes: Of a zoo's detector, background among them; None for the entry's number.
     """
 
     model: str
@@ -47,8 +49,14 @@ class Recipe:
     activation_bits: tuple[int, ...] = tuple(range(2, 9))
     pinned: str | tuple[str, ...] = "ends"
     tied: bool = False
-    difference: str = "kl"
+    difference: str = "auto"
     engine: EngineName = "auto"
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.difference == "auto" and ":" not in self.model and self.model in zoo.names():
+            detects = zoo.entry(self.model).task == "detection"
+            object.__setattr__(self, "difference", DETECTION_DEFAULT if detects else CLASSIFICATION_DEFAULT)
 
     def load_model(self) -> tuple[nn.Module, Preprocess]:
         """Load the float network and its preprocessing.
@@ -59,7 +67,7 @@ class Recipe:
         """
         given = None if self.preprocess is None else Preprocess.from_json(self.preprocess)
         if ":" not in self.model:
-            loaded = zoo.load(self.model, weights=self.weights, preprocess=given)
+            loaded = zoo.load(self.model, weights=self.weights, preprocess=given, classes=self.classes)
             if not loaded.pretrained:
                 logger.warning(
                     "%s has random weights (give weights): differences and accuracies mean nothing", self.model
@@ -67,6 +75,8 @@ class Recipe:
             return loaded.network, loaded.preprocess
         if self.weights is not None:
             raise ArgumentError(f"weights: given {self.weights!r}; a factory ({self.model}) loads its own weights")
+        if self.classes is not None:
+            raise ArgumentError(f"classes: given {self.classes}; a factory ({self.model}) knows its own")
         network = zoo.load_factory(self.model)
         preprocess = given if given is not None else getattr(network, "preprocess", None)
         if not isinstance(preprocess, Preprocess):

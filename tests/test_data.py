@@ -139,6 +139,19 @@ class TestPreprocess:
     def test_small_image_is_enlarged_by_the_resize(self):
         assert SMALL.replace(resize=10).from_array(pixels(4, 5)).shape == (3, 8, 8)
 
+    @pytest.mark.parametrize("antialias", [True, False])
+    def test_stretch_takes_the_whole_image(self, antialias):
+        from torchvision.transforms.v2 import functional
+
+        preprocess = Preprocess(crop=8, mean=(0.0,) * 3, std=(1.0,) * 3, stretch=True, antialias=antialias)
+        image = Image.fromarray(pixels(30, 17))
+        if antialias:
+            expected = functional.to_image(functional.resize(image, [8, 8], antialias=True)) / 255
+        else:
+            expected = functional.resize(functional.to_image(image) / 255, [8, 8], antialias=False)
+        torch.testing.assert_close(preprocess(image), torch.as_tensor(expected), atol=1e-6, rtol=0)
+        assert preprocess(Image.new("L", (1, 1))).shape == (3, 8, 8)
+
     @pytest.mark.parametrize(
         "array",
         [
@@ -173,6 +186,9 @@ class TestPreprocess:
             ({"std": (0.5, 0.5, 0.0)}, "std: given"),
             ({"std": ("a", "b", "c")}, "std: given"),
             ({"rotate180": 1}, "rotate180: given 1"),
+            ({"stretch": "yes"}, "stretch: given 'yes'"),
+            ({"stretch": True, "resize": 9}, "resize: given 9 with stretch"),
+            ({"antialias": False}, "antialias: given False without stretch"),
             ({"size": 3}, "preprocess: given"),
         ],
     )

