@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo.errors import check_name
 from evoq_moo.space import ACTIVATION, WEIGHT, FloatArray, IntArray, LayerInfo
 
 COSTS = ("size_mib", "gbops")
@@ -91,3 +92,13 @@ def policy_cost(layers: Sequence[LayerInfo], bits: npt.ArrayLike) -> Cost:
         gbops=float(gbops(layers, array)),
         overhead_mib=overhead_bytes / 2**20,
     )
+
+
+def check_cost(cost: str | None) -> None:
+    """Raise unless `cost` is None or the name of a cost.
+
+    Raises:
+        UnknownNameError: It is neither.
+    """
+    if cost is not None:
+        check_name("cost", cost, COSTS)

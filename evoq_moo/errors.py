@@ -1,7 +1,9 @@
 """The errors of evoq-moo: every one is an :class:`EvoqError` and also the built-in error a caller would expect."""
 
 import difflib
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -103,3 +105,23 @@ def check_count(argument: str, value: object, *, lowest: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
         raise ArgumentError(f"{argument}: given {value!r}; allowed: an integer of at least {lowest}")
     return int(value)
+
+
+def check_number(argument: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    """Return a number within limits.
+
+    Args:
+        argument: The argument's name, for the message.
+        value: What was given.
+        low: Smallest allowed value.
+        high: Largest allowed value; may be infinity, which itself is not allowed.
+        open_low: Whether `low` itself is not allowed.
+
+    Raises:
+        ArgumentError: The value is not a finite number within the limits.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (open_low and value == low):
+        limits = f"{'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
+        raise ArgumentError(f"{argument}: given {value!r}; allowed: a number {limits}")
+    return float(value)

@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,3 +124,16 @@ class SensitivityTable:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}: not a sensitivity table: {error!r}") from error
+
+
+def check_sensitivity(sensitivity: Any) -> SensitivityTable:
+    """Return a sensitivity table of a space with genes.
+
+    Raises:
+        ArgumentError: It is not such a table.
+    """
+    if not isinstance(sensitivity, SensitivityTable):
+        raise ArgumentError(f"sensitivity: given {type(sensitivity).__name__}; allowed: a SensitivityTable")
+    if not sensitivity.space.genes:
+        raise ArgumentError("sensitivity: its space has no genes; allowed: one or more")
+    return sensitivity

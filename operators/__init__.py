@@ -4,7 +4,8 @@ Re-implemented from EvoQ's abstract ("each layer's quantization sensitivity shap
 choices are ours and marked so.
 """
 
-from ._greedy import greedy_path
+from evoq_moo.baselines import greedy_path
+
 from ._moves import move_probabilities
 from .crossover import UniformBitCrossover
 from .mutation import SensitivityGuidedMutation

@@ -7,13 +7,11 @@ file is our choice.
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo._genes import BoolArray, gene_tables
 from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.errors import ArgumentError, check_name, check_number
+from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray
-
-from ._check import check_number, check_sensitivity
-from ._genes import BoolArray, gene_tables
 
 DIFFERENCE_FLOOR = 0.05
 """Our choice: a move's difference counts as at least this share of the larger of the gene's two differences, so that

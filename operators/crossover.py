@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from pymoo.core.crossover import Crossover
 
-from evoq_moo.errors import ArgumentError
-
-from ._check import check_number
-from ._genes import gene_tables, problem_space
+from evoq_moo._genes import gene_tables, problem_space
+from evoq_moo.errors import ArgumentError, check_number
 
 
 class UniformBitCrossover(Crossover):  # type: ignore[misc]

@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from pymoo.core.mutation import Mutation
 
+from evoq_moo._genes import check_same_genes, costs_of, gene_tables
+from evoq_moo.cost import check_cost
+from evoq_moo.errors import check_number
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import IntArray
 
-from ._check import check_cost, check_number
-from ._genes import check_same_genes, costs_of, gene_tables
 from ._moves import GuidedMoves
 
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy.typing as npt
 from pymoo.core.repair import Repair
 
+from evoq_moo._genes import problem_space
 from evoq_moo.space import IntArray
-
-from ._genes import problem_space
 
 
 class BitWidthRepair(Repair):  # type: ignore[misc]

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 from pymoo.core.sampling import Sampling
 
-from evoq_moo.cost import COSTS, cost_matrix
-from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo._genes import COST_OF, check_same_genes, costs_of, gene_tables
+from evoq_moo.baselines import additive_front, greedy_path, spread
+from evoq_moo.cost import COSTS, check_cost, cost_matrix
+from evoq_moo.errors import ArgumentError, check_name, check_number
+from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import IntArray, SearchSpace
-
-from ._check import check_cost, check_number, check_sensitivity
-from ._genes import COST_OF, check_same_genes, costs_of, gene_tables
-from ._greedy import greedy_path
 
 DEFAULT_MIX = {"additive": 0.8, "diagonal": 0.1, "random": 0.1}
 """Our choice: shares of the initial population; see :class:`SensitivitySampling`."""
@@ -124,8 +122,6 @@ def _along_front(sensitivity: SensitivityTable, cost: str, n: int, limit: float 
         n: Number of points.
         limit: None for points evenly spread over the front; else those nearest within this cost (MiB or GBOPs).
     """
-    from evoq_moo.baselines import additive_front, spread  # itself uses operators
-
     space = sensitivity.space
     low, high = cost_matrix(space.layers, space.decode(np.stack([space.lower, space.upper])))[:, COSTS.index(cost)]
     if n == 0 or low == high:

@@ -6,10 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from pymoo.core.mutation import Mutation
 
+from evoq_moo._genes import gene_tables, problem_space
+from evoq_moo.errors import check_number
 from evoq_moo.space import IntArray
-
-from ._check import check_number
-from ._genes import gene_tables, problem_space
 
 
 class UniformBitMutation(Mutation):  # type: ignore[misc]

@@ -4,10 +4,9 @@ Each gives vectors of a search space, int64 `(n, n_var)`: evaluate them with a p
 :meth:`ParetoFront.from_vectors`, or give them to a pymoo algorithm as its `sampling`.
 """
 
-from evoq_moo.operators._greedy import greedy_path
-
 from ._budgets import budget_grid
 from .additive import AdditiveFront, additive_front
+from .greedy import greedy_path
 from .hessian import hessian_sensitivity
 from .level_switch import LevelSwitch, level_switch_search
 from .optimum import SolverError, additive_optimum, optimum_sweep

@@ -13,8 +13,7 @@ import numpy as np
 
 from evoq_moo.cost import bit_operations, weight_bit_count
 from evoq_moo.errors import ArgumentError
-from evoq_moo.operators._check import check_sensitivity
-from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 
 UNITS = {"size_mib": 8 * 2**20, "gbops": 10**9}

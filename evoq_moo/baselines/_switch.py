@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evoq_moo.operators._genes import BoolArray, GeneTables
+from evoq_moo._genes import BoolArray, GeneTables
 from evoq_moo.space import IntArray
 
 from ._options import integer_costs

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name
-from evoq_moo.operators._check import check_number
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name, check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray, SearchSpace

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.population import Population
 
+from evoq_moo._genes import gene_tables, problem_space
 from evoq_moo.cost import COSTS
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name
-from evoq_moo.operators._genes import gene_tables, problem_space
 from evoq_moo.space import FloatArray, IntArray
 
 from ._budgets import BUDGET_COSTS, even_limits, exact_limits

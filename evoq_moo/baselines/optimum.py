@@ -7,8 +7,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import block_diag, csr_array, vstack
 
-from evoq_moo.errors import ArgumentError, EvoqError, InfeasibleBudgetError, check_name
-from evoq_moo.operators._check import check_number
+from evoq_moo.errors import ArgumentError, EvoqError, InfeasibleBudgetError, check_name, check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray

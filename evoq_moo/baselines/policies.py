@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evoq_moo._genes import BoolArray, GeneTables, gene_tables
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.operators._genes import BoolArray, GeneTables, gene_tables
 from evoq_moo.space import IntArray, SearchSpace
 
 from ._budgets import even_limits, exact_limits

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import evoq_moo as evoq
+from evoq_moo._genes import gene_tables
 from evoq_moo.baselines import LevelSwitch, additive_front, level_switch_search
 from evoq_moo.baselines._budgets import exact_limits
 from evoq_moo.baselines._options import integer_costs
@@ -13,7 +14,6 @@ from evoq_moo.baselines._switch import switch_levels, uniform_start
 from evoq_moo.baselines.policies import costly_genes
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
-from evoq_moo.operators._genes import gene_tables
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.testing import check_algorithm
 

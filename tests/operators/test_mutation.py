@@ -10,10 +10,10 @@ from pymoo.core.population import Population
 from pymoo.problems import get_problem
 from scipy.stats import binomtest, chisquare
 
+from evoq_moo._genes import costs_of, gene_tables
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.errors import ArgumentError, BitWidthError, UnknownNameError
 from evoq_moo.operators import SensitivityGuidedMutation, move_probabilities
-from evoq_moo.operators._genes import costs_of, gene_tables
 from evoq_moo.operators._moves import COST_FLOOR, DIFFERENCE_FLOOR
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.testing import check_mutation

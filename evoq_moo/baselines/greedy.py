@@ -2,13 +2,11 @@
 
 import numpy as np
 
+from evoq_moo._genes import gene_tables
 from evoq_moo.cost import COSTS
 from evoq_moo.errors import check_name
-from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import IntArray
-
-from ._check import check_sensitivity
-from ._genes import gene_tables
 
 
 def greedy_path(sensitivity: SensitivityTable, cost: str) -> IntArray:
