@@ -21,10 +21,10 @@ from accuracy import recipe_for
 from rich.console import Console
 
 import evoq_moo as evoq
+from evoq_moo._genes import gene_tables
 from evoq_moo.baselines import AdditiveFront, additive_front, spread
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.evaluation import Evaluator
-from evoq_moo.operators._genes import gene_tables
 from evoq_moo.operators.sampling import STEPS
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import SearchSpace
