@@ -70,7 +70,9 @@ class Recipe:
             loaded = zoo.load(self.model, weights=self.weights, preprocess=given, classes=self.classes)
             if not loaded.pretrained:
                 logger.warning(
-                    "%s has random weights (give weights): differences and accuracies mean nothing", self.model
+                    "%s has random weights: differences and accuracies mean nothing; %s",
+                    self.model,
+                    _where_weights_are(loaded.entry),
                 )
             return loaded.network, loaded.preprocess
         if self.weights is not None:
@@ -141,3 +143,14 @@ class Recipe:
             raise FormatError(f"recipe: given {data!r}; allowed: what Recipe.to_json gives")
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
         return cls(**values)
+
+
+def _where_weights_are(entry: zoo.ZooEntry) -> str:
+    published = zoo.published_weights(entry)
+    if not published:
+        return f"give a file of weights ({entry.source})"
+    first = next(iter(published.values()))
+    return (
+        f"give weights: a file, or {', '.join(published)} (e.g. get {first.url} and put it at {first.path}; "
+        "--download gets it)"
+    )

@@ -83,10 +83,33 @@ def test_evaluate_on_the_held_out_digits(run_folder):
     assert "100" in output
 
 
-def test_models():
-    output = evoq_command("models")
-    assert "digits" in output
-    assert "resnet" in output
+def test_models(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = {line.split("│")[1].strip(): line for line in evoq_command("models").splitlines() if "│" in line}
+    assert {*evoq.zoo.names()} <= {*rows}
+    columns = [cell.strip() for cell in rows["resnet50"].split("│")]
+    assert columns[2:6] == ["classification", "ImageNet", "3x224x224", "1000"]
+    assert columns[6:9] == ["4.09", "25.6", "104"]
+    assert "detection" in rows["ssd300_vgg16"]
+    assert "COCO_V1" in rows["ssd300_vgg16"]
+
+
+def test_models_shows_one_network(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    output = evoq_command("models", "ssd300_resnet50")
+    assert "nvidia_ssdpyt_amp_200703.pt" in output
+    assert "not there" in output
+    assert "SHA-256 c951b60a92eb" in evoq_command("models", "cifar10_resnet20")
+    with pytest.raises(ArgumentError, match="did you mean 'resnet18'"):
+        evoq_command("models", "resnet_18")
+
+
+def test_random_weights_say_what_to_get(caplog, tmp_path):
+    with caplog.at_level(logging.WARNING):
+        evoq.Recipe(model="squeezenet1_0").load_model()
+    assert "squeezenet1_0-b66bff10.pth and put it at" in caplog.text
+    with pytest.raises(ArgumentError, match="loads its own weights"):
+        evoq_command("search", "--model", "a:b", "--download", "-o", tmp_path / "run")
 
 
 def test_images_in_a_folder_and_options(tmp_path):

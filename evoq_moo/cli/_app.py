@@ -13,6 +13,7 @@ from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.cli._calibrate import calibrate_command
+from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("calibrate")(calibrate_command)
+app.command("models")(models_command)
 console = Console()
 
 Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]
@@ -57,7 +59,10 @@ def search(
     factory: Annotated[
         str | None, typer.Option("--model", help="Instead of a name: package.module:factory of any torch module.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights file, or a torchvision weights name.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights file, or a published name (see `evoq models`).")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Get published weights where they aren't on this machine.")
+    ] = False,
     samples: Annotated[str | None, typer.Option(help="Folder of images or .npz file; no labels needed.")] = None,
     count: Annotated[int, typer.Option(help="Number of samples.")] = 50,
     samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
@@ -93,6 +98,8 @@ def search(
     if bool(model) == bool(factory):
         raise ArgumentError(f"model: give a name ({', '.join(zoo.names())}) or --model package.module:factory")
     name = factory or model
+    if download:
+        _download(name, weights, classes)
     recipe = Recipe(
         model=name,
         weights=weights,
@@ -160,23 +167,6 @@ def evaluate(
 
 
 @app.command()
-def models() -> None:
-    """List the networks that are known by name."""
-    table = Table()
-    for column in ("name", "task", "dataset", "input", "classes", "weights"):
-        table.add_column(column)
-    for name in zoo.names():
-        entry = zoo.entry(name)
-        if entry.extra is not None:
-            weights = f"in extra {entry.extra}"
-        else:
-            weights = "embedded" if entry.own_weights is not None else "give --weights"
-        size = "x".join(str(side) for side in entry.input_size)
-        table.add_row(name, entry.task, entry.dataset, size, str(entry.classes), weights)
-    console.print(table)
-
-
-@app.command()
 def demo(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("demo"),
@@ -193,6 +183,13 @@ def demo(
     knee = run.front.knee()
     _print_policy(run.front, knee)
     _print_accuracy(*_accuracies(network, knee, "digits", None, None, recipe.load_model()[1], None))
+
+
+def _download(name: str, weights: str | None, classes: int | None) -> None:
+    """Get published weights now, so that everything after it finds them on this machine."""
+    if ":" in name:
+        raise ArgumentError(f"download: a factory ({name}) loads its own weights")
+    zoo.load(name, weights=weights, classes=classes, download=True)
 
 
 def _changed(

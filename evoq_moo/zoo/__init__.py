@@ -6,6 +6,21 @@
 from evoq_moo.zoo import _digits as digits
 from evoq_moo.zoo._entries import Checkpoint, ZooEntry
 from evoq_moo.zoo._factory import load_factory
+from evoq_moo.zoo._figures import Figures, figures_of
 from evoq_moo.zoo._load import ZooModel, entry, load, names
+from evoq_moo.zoo._published import PublishedWeights, published_weights
 
-__all__ = ["Checkpoint", "ZooEntry", "ZooModel", "digits", "entry", "load", "load_factory", "names"]
+__all__ = [
+    "Checkpoint",
+    "Figures",
+    "PublishedWeights",
+    "ZooEntry",
+    "ZooModel",
+    "digits",
+    "entry",
+    "figures_of",
+    "load",
+    "load_factory",
+    "names",
+    "published_weights",
+]

@@ -25,16 +25,20 @@ class Checkpoint:
     """A published checkpoint that is recognised by its content.
 
     Attributes:
-        sha256: Of the file, in hex.
+        sha256: Of the file, in hex; None where its publisher doesn't say and we have never had it.
         preprocess: What it was trained with.
         source: Where it comes from.
         licence: SPDX identifier of its licence, or what is known of it.
+        name: As given to `load` instead of a path, once the file is in torch hub's folder; None for none.
+        url: Where to get it; None where there is no such file to get as it is.
     """
 
-    sha256: str
+    sha256: str | None
     preprocess: Preprocess
     source: str
     licence: str
+    name: str | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class ZooEntry:
         checkpoints: Published checkpoints that `load` recognises.
         own_weights: Name and content of the weights it comes with, None for none.
         adapt_weights: Turns a checkpoint's tensors into the network's where they differ.
+        count_classes: Tells the classes of a detector's tensors, for a message where they don't match.
         torchvision: Whether torchvision's names of weights, e.g. ``"IMAGENET1K_V1"``, are allowed.
         extra: The extra of evoq-moo it needs, as in ``pip install "evoq-moo[zoo]"``; None for none.
         default_images: Unlabelled images to search with, uint8 NHWC; None for none.
@@ -77,6 +82,7 @@ class ZooEntry:
     checkpoints: tuple[Checkpoint, ...] = ()
     own_weights: Callable[[], tuple[str, bytes]] | None = None
     adapt_weights: Callable[[State], State] | None = None
+    count_classes: Callable[[State], int | None] | None = None
     torchvision: bool = False
     extra: str | None = None
     default_images: Callable[[], npt.NDArray[np.uint8]] | None = None
@@ -169,6 +175,55 @@ _SSD_MOBILENET_GOOGLE = Checkpoint(
 )
 
 
+def _build_ssd(trunk: str, classes: int) -> nn.Module:
+    from evoq_moo.zoo import _ssd
+
+    return _ssd.SSDHeads(getattr(_ssd, f"{trunk}_ssd")(classes))
+
+
+def _build_vgg16_ssd(classes: int = 91) -> nn.Module:
+    return _build_ssd("vgg16", classes)
+
+
+def _build_resnet50_ssd(classes: int = 81) -> nn.Module:
+    return _build_ssd("resnet50", classes)
+
+
+def _ssd_decoder(trunk: str, size: int) -> BoxDecoder:
+    from evoq_moo.zoo import _ssd
+
+    with torch.device("meta"):
+        ssd = getattr(_ssd, f"{trunk}_ssd")()
+    return _ssd.decoder_of(ssd, size, clip_centers=trunk == "resnet50")
+
+
+def _adapt_weights_nvidia(state: State) -> State:
+    from evoq_moo.zoo._ssd import adapt_nvidia_weights
+
+    return adapt_nvidia_weights(state)
+
+
+def _count_classes_ssd(state: State) -> int | None:
+    from evoq_moo.zoo._ssd import classes_of
+
+    return classes_of(state)
+
+
+# torchvision's transform: pixels minus a mean, on the 0..255 scale; no antialiasing.
+_VGG16_SSD_PREPROCESS = Preprocess(
+    crop=300, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3, stretch=True, antialias=False
+)
+_RESNET50_SSD_PREPROCESS = Preprocess(crop=300, stretch=True)
+_RESNET50_SSD_NVIDIA = Checkpoint(
+    sha256=None,
+    preprocess=_RESNET50_SSD_PREPROCESS,
+    source="NVIDIA DeepLearningExamples, PyTorch/Detection/SSD, trained on COCO with mixed precision",
+    licence="Apache-2.0 (the recipe); the file states none",
+    name="NVIDIA_COCO",
+    url="https://api.ngc.nvidia.com/v2/models/nvidia/ssd_pyt_ckpt_amp/versions/20.06.0/files/nvidia_ssdpyt_amp_200703.pt",
+)
+
+
 def _ssd_mobilenet_decoder(size: int) -> BoxDecoder:
     boxes = _ssd_mobilenet.default_boxes(_ssd_mobilenet.map_sizes(size))
     # The suppression of the object-detection API's configuration of this model.
@@ -213,6 +268,7 @@ _ALL = (
     _torchvision_entry("resnet18"),
     _torchvision_entry("resnet50"),
     _torchvision_entry("resnet101"),
+    _torchvision_entry("squeezenet1_0"),
     _torchvision_entry("squeezenet1_1", _SQUEEZENET_IBELEM),
     _torchvision_entry("shufflenet_v2_x1_0"),
     _torchvision_entry("mobilenet_v2", _MOBILENET_CORAL),
@@ -245,6 +301,38 @@ _ALL = (
         source="Liu et al. 2016, Howard et al. 2017; Google's TensorFlow checkpoints, converted, load",
         checkpoints=(_SSD_MOBILENET_GOOGLE,),
         adapt_weights=_ssd_mobilenet.adapt_weights,
+        count_classes=_ssd_mobilenet.classes_of,
+    ),
+    ZooEntry(
+        name="ssd300_vgg16",
+        task="detection",
+        dataset="COCO",
+        input_size=(3, 300, 300),
+        classes=91,
+        class_names=_names.coco91,
+        preprocess=_VGG16_SSD_PREPROCESS,
+        build=_build_vgg16_ssd,
+        make_decoder=partial(_ssd_decoder, "vgg16"),
+        licence="BSD-3-Clause",
+        source="torchvision",
+        count_classes=_count_classes_ssd,
+        torchvision=True,
+    ),
+    ZooEntry(
+        name="ssd300_resnet50",
+        task="detection",
+        dataset="COCO",
+        input_size=(3, 300, 300),
+        classes=81,
+        class_names=_names.coco80,
+        preprocess=_RESNET50_SSD_PREPROCESS,
+        build=_build_resnet50_ssd,
+        make_decoder=partial(_ssd_decoder, "resnet50"),
+        licence="Apache-2.0",
+        source="torchvision's SSD on its ResNet50, as in NVIDIA's DeepLearningExamples, whose checkpoints load",
+        checkpoints=(_RESNET50_SSD_NVIDIA,),
+        adapt_weights=_adapt_weights_nvidia,
+        count_classes=_count_classes_ssd,
     ),
 )
 

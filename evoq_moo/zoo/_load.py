@@ -12,14 +12,8 @@ from evoq_moo.errors import ArgumentError, WeightsError, check_count, check_name
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.zoo._entries import ENTRIES, ZooEntry
 from evoq_moo.zoo._names import names_of
-from evoq_moo.zoo._weights import (
-    apply_weights,
-    is_torchvision_name,
-    parse_weights,
-    read_torchvision_weights,
-    read_weights,
-    torchvision_preprocess,
-)
+from evoq_moo.zoo._published import published_weights, read_published
+from evoq_moo.zoo._weights import apply_weights, is_name, parse_weights, read_weights, torchvision_preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +65,22 @@ def load(
     weights: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
     classes: int | None = None,
+    download: bool = False,
 ) -> ZooModel:
-    """Return a network of the zoo with its weights. Nothing is downloaded, nothing is unpickled.
+    """Return a network of the zoo with its weights. Nothing is downloaded unasked, nothing is unpickled.
 
     Args:
         name: One of :func:`names`.
-        weights: Path of a ``.safetensors``, ``.pth`` or ``.pt`` file; or a name of torchvision's, e.g.
+        weights: Path of a ``.safetensors``, ``.pth`` or ``.pt`` file; or a published name, e.g. torchvision's
             ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, whose file must be in torch hub's folder; or None for the weights the
             network comes with, else random ones, always the same (`pretrained` is then False).
         preprocess: Instead of the one known for the weights. A detector's default boxes follow its `crop`.
         classes: Of a detector, background among them, where it has another number than the entry says.
+        download: Get the file of published weights if it isn't in torch hub's folder.
 
     Raises:
-        UnknownNameError: No such network, or no such weights in torchvision.
-        ArgumentError: An argument is of a wrong type, or a torchvision name is given for another's network.
+        UnknownNameError: No such network, or no such weights are published.
+        ArgumentError: An argument is of a wrong type, or a published name is given for a network that has none.
         MissingFileError: No such file.
         MissingPackageError: The network needs an extra of evoq-moo.
         WeightsError: The weights are damaged, not here, or of another network.
@@ -94,7 +90,7 @@ def load(
     found = entry(name)
     options = {} if classes is None else {"classes": _checked_classes(found, classes)}
     # Read before building: a wrong path should fail at once.
-    content = _read(found, weights)
+    content = _read(found, weights, download=download)
     # Building draws initial weights: from a stream of its own, so that the caller's is left alone.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -108,6 +104,7 @@ def load(
         state = parse_weights(file, data)
         if found.adapt_weights is not None:
             state = found.adapt_weights(state)
+        _check_classes(found, file, state, classes)
         apply_weights(network, state, name=file, architecture=name)
         known = next((c for c in found.checkpoints if c.sha256 == digest), None)
         if known is not None:
@@ -142,19 +139,26 @@ def _checked_classes(found: ZooEntry, classes: int) -> int:
     return check_count("classes", classes, lowest=2)
 
 
-def _read(found: ZooEntry, weights: str | os.PathLike[str] | None) -> tuple[str, bytes] | None:
+def _check_classes(found: ZooEntry, file: str, state: dict[str, torch.Tensor], classes: int | None) -> None:
+    held = found.count_classes(state) if found.count_classes is not None else None
+    wanted = classes or found.classes
+    if held is not None and held != wanted:
+        raise WeightsError(
+            f"{file}: its detector has {held} classes, background counted, not {wanted}: give classes={held}"
+        )
+
+
+def _read(found: ZooEntry, weights: str | os.PathLike[str] | None, *, download: bool) -> tuple[str, bytes] | None:
     if weights is None:
+        if download:
+            raise ArgumentError(
+                f"weights: none given to download; published: {', '.join(published_weights(found)) or '-'}"
+            )
         return found.own_weights() if found.own_weights is not None else None
     if not isinstance(weights, str | os.PathLike):
-        raise ArgumentError(
-            f"weights: given a {type(weights).__name__}; allowed: a path, a name of torchvision's, or None"
-        )
-    if isinstance(weights, str) and is_torchvision_name(weights):
-        if not found.torchvision:
-            raise ArgumentError(
-                f"weights: given {weights!r}; {found.name} is not of torchvision: allowed: a path or None"
-            )
-        return read_torchvision_weights(found.name, weights)
+        raise ArgumentError(f"weights: given a {type(weights).__name__}; allowed: a path, a published name, or None")
+    if isinstance(weights, str) and is_name(weights):
+        return read_published(found, weights, download=download)
     return read_weights(weights)
 
 

@@ -91,6 +91,12 @@ def adapt_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return adapted
 
 
+def classes_of(state: dict[str, torch.Tensor]) -> int | None:
+    """Return the number of classes of a state, background among them; None where it can't be told."""
+    bias = state.get("cls.0.bias")
+    return None if bias is None else len(bias) // BOXES[0]
+
+
 def map_sizes(size: int) -> list[int]:
     """Return the side of each feature map for square images of `size` pixels: every stride rounds up."""
     sides = [math.ceil(size / 16), math.ceil(size / 32)]

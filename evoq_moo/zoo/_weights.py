@@ -1,6 +1,5 @@
 """Reading checkpoints: never unpickled, never downloaded, and either the whole network's weights or an error."""
 
-import hashlib
 import io
 import os
 import re
@@ -14,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from evoq_moo.errors import MissingFileError, WeightsError, check_name
+from evoq_moo.errors import MissingFileError, WeightsError
 from evoq_moo.preprocess import Preprocess
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -40,7 +39,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[str, bytes]:
 
 
 def parse_weights(name: str, data: bytes) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint, `{"state_dict": ...}` and a leading ``module.`` taken off.
+    """Return the tensors of a checkpoint, `{"state_dict": ...}`, `{"model": ...}` and a leading ``module.`` taken off.
 
     Args:
         name: Its file name, which tells the format, for messages.
@@ -67,11 +66,12 @@ def parse_weights(name: str, data: bytes) -> dict[str, torch.Tensor]:
             raise WeightsError(
                 f"{name}: damaged, or holds more than tensors (pickled objects are never loaded): {first_line}"
             ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(
-            f"{name}: given no table of tensors; allowed: a state_dict, or one under the key 'state_dict'"
+            f"{name}: given no table of tensors; allowed: a state_dict, or one under the key 'state_dict' or 'model'"
         )
     if all(str(key).startswith("module.") for key in state):
         state = {str(key).removeprefix("module."): value for key, value in state.items()}
@@ -112,38 +112,9 @@ def apply_weights(network: nn.Module, state: dict[str, torch.Tensor], *, name: s
     network.load_state_dict(state, strict=True)
 
 
-def is_torchvision_name(weights: object) -> bool:
+def is_name(weights: object) -> bool:
     """Tell whether `weights` reads as a name, such as ``IMAGENET1K_V1``, rather than as a path."""
     return isinstance(weights, str) and re.fullmatch(r"[A-Za-z0-9_]+", weights) is not None
-
-
-def read_torchvision_weights(architecture: str, weights: str) -> tuple[str, bytes]:
-    """Return path and content of weights that torchvision knows by name, from torch hub's folder; never downloads.
-
-    Args:
-        architecture: A torchvision network.
-        weights: E.g. ``"IMAGENET1K_V1"`` or ``"DEFAULT"``.
-
-    Raises:
-        UnknownNameError: torchvision has no such weights for this network.
-        WeightsError: The file isn't there (the message says where to get and to put it) or is damaged.
-    """
-    from torchvision.models import get_model_weights
-
-    known = get_model_weights(architecture)
-    check_name("weights", weights, list(known.__members__))
-    url = known[weights].url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if not path.is_file():
-        raise WeightsError(
-            f"weights: {weights} of {architecture} is not on this machine and evoq-moo downloads nothing by itself; "
-            f"get {url} and put it at {path}, or give the path of the file"
-        )
-    _, data = read_weights(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if not digest.startswith(_hash_in_name(path.name)):
-        raise WeightsError(f"{path}: damaged: its SHA-256 starts with {digest[:8]}; get {url} again")
-    return str(path), data
 
 
 def torchvision_preprocess(architecture: str, digest: str) -> Preprocess | None:
@@ -156,14 +127,16 @@ def torchvision_preprocess(architecture: str, digest: str) -> Preprocess | None:
     from torchvision.models import get_model_weights
 
     for weights in get_model_weights(architecture):
-        if digest.startswith(_hash_in_name(Path(urlparse(weights.url).path).name)):
+        if digest.startswith(hash_in_name(Path(urlparse(weights.url).path).name)):
             preset = weights.transforms()
+            if not hasattr(preset, "crop_size"):  # a detector's: the entry says it
+                return None
             return Preprocess(
                 crop=preset.crop_size[0], resize=preset.resize_size[0], mean=tuple(preset.mean), std=tuple(preset.std)
             )
     return None
 
 
-def _hash_in_name(file: str) -> str:
+def hash_in_name(file: str) -> str:
     """Return the start of the SHA-256 that torch hub's file names end in, e.g. of ``resnet18-f37072fd.pth``."""
     return Path(file).stem.rpartition("-")[2]

@@ -1,5 +1,6 @@
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,8 +17,16 @@ from evoq_moo.errors import (
     WeightsError,
 )
 
-TORCHVISION = ("resnet18", "resnet50", "resnet101", "squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v2")
-DETECTORS = ("ssd_mobilenet_v1_075_coco",)
+TORCHVISION = (
+    "resnet18",
+    "resnet50",
+    "resnet101",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "shufflenet_v2_x1_0",
+    "mobilenet_v2",
+)
+DETECTORS = ("ssd_mobilenet_v1_075_coco", "ssd300_vgg16", "ssd300_resnet50")
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +34,7 @@ def no_network(monkeypatch):
     import socket
 
     def refuse(*_args, **_kwargs):
-        raise AssertionError("tried to reach the network")
+        raise OSError("tests have no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
@@ -64,6 +73,23 @@ class TestEntries:
             zoo.load("resnet_18")
         with pytest.raises(UnknownNameError):
             zoo.entry("nothing like it")
+
+    @pytest.mark.parametrize(
+        ("name", "parameters", "gmacs", "layers"),
+        [  # torchvision's tables of parameters and GFLOPS
+            ("resnet18", 11_689_512, 1.81, 21),
+            ("resnet50", 25_557_032, 4.09, 54),
+            ("squeezenet1_0", 1_248_424, 0.82, 26),
+            ("mobilenet_v2", 3_504_872, 0.3, 53),
+            ("ssd300_vgg16", 35_641_826, 34.86, 35),
+        ],
+    )
+    def test_figures_are_the_published_ones(self, name, parameters, gmacs, layers):
+        found = zoo.figures_of(zoo.entry(name))
+        assert found.parameters == parameters
+        assert found.macs / 1e9 == pytest.approx(gmacs, abs=0.006)
+        assert found.layers == layers
+        assert found.genes == 2 * (layers - (13 if name.startswith("ssd") else 2))
 
     def test_resnet20_has_its_published_size(self):
         assert sum(p.numel() for p in zoo.entry("cifar10_resnet20").build().parameters()) == 269_722
@@ -214,6 +240,30 @@ class TestTorchvisionNames:
         assert model.preprocess == Preprocess(crop=224, resize=232)
         assert (model.pretrained, model.weights_sha256) == (True, digest)
         assert _weights.torchvision_preprocess("resnet50", "0676ba61" + "0" * 56) == Preprocess(crop=224, resize=256)
+
+    def test_detectors_have_published_weights_too(self, hub):
+        with pytest.raises(WeightsError, match=r"ssd300_vgg16_coco-b556d3b4\.pth.*--download"):
+            zoo.load("ssd300_vgg16", weights="COCO_V1")
+        with pytest.raises(WeightsError, match=r"nvidia_ssdpyt_amp_200703\.pt"):
+            zoo.load("ssd300_resnet50", weights="NVIDIA_COCO")
+
+    def test_download_only_when_asked_for(self, hub, monkeypatch):
+        asked = []
+
+        def fetch(url, path, *, hash_prefix, progress):
+            asked.append((url, hash_prefix))
+            save(Path(path), zoo.entry("cifar10_resnet20").build().state_dict())
+
+        monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+        with pytest.raises(WeightsError, match="damaged: its SHA-256"):
+            zoo.load("resnet18", weights="IMAGENET1K_V1", download=True)
+        assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
+        with pytest.raises(ArgumentError, match="none given to download; published: IMAGENET1K_V1"):
+            zoo.load("resnet18", download=True)
+
+    def test_failed_download(self, hub):
+        with pytest.raises(WeightsError, match="can't be downloaded"):
+            zoo.load("resnet18", weights="IMAGENET1K_V1", download=True)
 
     def test_unknown_weights(self):
         with pytest.raises(UnknownNameError, match="did you mean 'IMAGENET1K_V1'"):
