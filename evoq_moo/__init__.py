@@ -12,6 +12,7 @@ from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
 from evoq_moo.calibration import CalibratedNetwork, calibrate
 from evoq_moo.cost import Cost
 from evoq_moo.data import LabelledImages, load_samples
+from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
 from evoq_moo.errors import EvoqError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
@@ -26,6 +27,8 @@ __all__ = [
     "Accuracy",
     "CalibratedNetwork",
     "Cost",
+    "DetectionAccuracy",
+    "Detector",
     "Evaluation",
     "EvaluationStore",
     "EvoQGA",
@@ -44,6 +47,7 @@ __all__ = [
     "SensitivityTable",
     "calibrate",
     "evaluate_accuracy",
+    "evaluate_detection",
     "guided_nsga2",
     "load_samples",
     "measure_sensitivity",

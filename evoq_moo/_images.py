@@ -65,7 +65,7 @@ class ImageSource:
             self.origin = str(path)
             if path.is_dir():
                 self.folder = path
-                self.files = _find_images(path)
+                self.files = image_files(path)
             elif not path.exists():
                 raise MissingFileError(f"images: no such file or folder: {path}")
             elif path.suffix.lower() == ".npz":
@@ -124,7 +124,8 @@ class ImageSource:
         return tensor
 
 
-def _find_images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Return the images of a folder and those below it, sorted; hidden files are left out."""
     files = [
         file
         for file in folder.rglob("*")
@@ -142,6 +143,26 @@ def _read_image(path: Path) -> Image.Image:
                 return image
     # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
+        raise ImageError(f"{path}: can't be read as an image: {error}") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an image (pixels) after EXIF rotation, as :class:`Preprocess` sees it."""
+    width, height = image.size
+    turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file (pixels) after EXIF rotation, without decoding it.
+
+    Raises:
+        ImageError: It can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except Exception as error:  # as in _read_image
         raise ImageError(f"{path}: can't be read as an image: {error}") from error
 
 

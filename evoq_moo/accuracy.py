@@ -1,6 +1,6 @@
 """Top-1 and top-5 accuracy of a classification network, and how often it agrees with the float network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.data import Images, LabelledImages, Labels, Transform, check_batches, check_labels
+from evoq_moo.detection._decode import HEADS, BoxDecoder, attribute_of
 from evoq_moo.errors import ArgumentError, ImageError, NetworkError, NonFiniteError
 from evoq_moo.progress import track
 
@@ -74,8 +75,8 @@ def evaluate_accuracy(
         The figures.
 
     Raises:
-        ArgumentError: An argument is not allowed, none is given for `preprocess` and the network has none, or a label
-            is beyond the network's classes.
+        ArgumentError: An argument is not allowed, none is given for `preprocess` and the network has none, a label is
+            beyond the network's classes, or the network is a detector.
         MissingFileError: No such folder or file.
         ImageError: Images or labels are missing, unreadable or don't match.
         NetworkError: A network's result isn't `(N, classes)`.
@@ -85,6 +86,8 @@ def evaluate_accuracy(
     for argument, value in (("network", network), ("reference", reference)):
         if not isinstance(value, nn.Module) and (argument == "network" or value is not None):
             raise ArgumentError(f"{argument}: given a {type(value).__name__}; allowed: a torch.nn.Module")
+    if attribute_of(network, "decoder", BoxDecoder) is not None:
+        raise ArgumentError("network: is a detector, which has no top-1; allowed: a classifier, or evaluate_detection")
     batches, count = _batches(network, images, labels, preprocess, batch_size, limit)
 
     pool = ComputePool(threads=threads)
@@ -163,7 +166,8 @@ def _logits(argument: str, network: nn.Module, x: Tensor) -> Tensor:
     logits = network(x)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or not logits.is_floating_point():
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise NetworkError(f"{argument}: gave {found} for {len(x)} images; allowed: logits ({len(x)}, classes)")
+        hint = "; evaluate_detection measures detectors" if isinstance(logits, Mapping) and HEADS[0] in logits else ""
+        raise NetworkError(f"{argument}: gave {found} for {len(x)} images; allowed: logits ({len(x)}, classes){hint}")
     if logits.isnan().any():
         raise NonFiniteError(
             f"{argument}: its logits are NaN for {int(logits.isnan().any(dim=1).sum())} of {len(x)} images"

@@ -251,3 +251,36 @@ def test_calibrate_writes_the_picked_policy(run_folder, tmp_path):
     assert [s.step for s in found.report.steps] == ["features", "outputs"]
     with pytest.raises(EvoqError, match="steps"):
         evoq_command("calibrate", run_folder, "--steps", "magic", "-o", tmp_path)
+
+
+def test_a_detector_from_search_to_map(tmp_path, monkeypatch):
+    pytest.importorskip("pycocotools", reason='needs pip install "evoq-moo[detection]"')
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    boxes = {"width": 40, "height": 30, "boxes_cls_x1y1x2y2": [[0, 5, 5, 30, 25]]}
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+    (tmp_path / "annotations.json").write_text(json.dumps({str(i): boxes for i in range(3)}))
+    run = tmp_path / "run"
+    words = ["search", "ssd_mobilenet_v1_075_coco", "--samples", folder, "--count", 2, "--crop", 33, "-o", run]
+    words += ["--weight-bits", "4,8", "--activation-bits", "8", "--evaluations", 12, "--pop-size", 6, "--threads", 1]
+    evoq_command(*words)
+    assert recipe_of(load_front(run)).difference == "nmse"
+    monkeypatch.setenv("COLUMNS", "150")
+    output = evoq_command("evaluate", run, "--images", folder, "--annotations", tmp_path / "annotations.json")
+    assert "mAP50" in output
+    assert "VOC07" in output
+    for words, message in (
+        ([], "images: given none for a detector"),
+        (["--images", folder, "--labels", "labels.csv"], "mAP, not top-1"),
+        (["--images", folder, "--crop", 20], "takes whole images"),
+        (["--images", folder], "annotations: none given"),
+    ):
+        with pytest.raises(EvoqError, match=message):
+            evoq_command("evaluate", run, *words)
+
+
+def test_annotations_are_of_detectors(run_folder):
+    with pytest.raises(ArgumentError, match="digits is no detector"):
+        evoq_command("evaluate", run_folder, "--annotations", "x.json")

@@ -13,8 +13,10 @@ from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.cli._calibrate import calibrate_command
+from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
+from evoq_moo.detection._decode import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front import ParetoFront, check_costs
@@ -150,19 +152,33 @@ def evaluate(
     pick: Annotated[str, typer.Option(help="Which policy: knee, difference, size, bops, or a row.")] = "knee",
     images: Annotated[str | None, typer.Option(help="Labelled images: a folder or .npz file.")] = None,
     labels: Annotated[str | None, typer.Option(help="CSV file with columns file,label.")] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="Of a detector: COCO's JSON, or YOLO's folder; VOC's is in the images' folder.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     resize: Resize = None,
     crop: Crop = None,
     threads: Threads = None,
 ) -> None:
-    """Measure the accuracy of one policy of a front beside the float network's."""
+    """Measure one policy of a front beside the float network: top-1, or a detector's mean average precision."""
     loaded = load_front(front)
     recipe = recipe_of(loaded)
     policy = loaded.pick(pick)
+    model, base = recipe.load_model()
+    found = None
+    if attribute_of(model, "decoder", BoxDecoder) is not None:
+        if resize is not None or crop is not None:
+            raise ArgumentError(f"resize, crop: {recipe.model} is a detector, which takes whole images: allowed: none")
+        found = annotated_images(images, annotations, labels=labels).first(limit)
+    elif annotations is not None:
+        raise ArgumentError(f"annotations: given {annotations}; {recipe.model} is no detector: allowed: --labels")
     network = recipe(threads=threads, progress=True)
     check_costs([loaded.point_of(policy)], network.space)
-    preprocess = _changed(recipe.load_model()[1], resize=resize, crop=crop)
+    preprocess = _changed(base, resize=resize, crop=crop)
     _print_policy(loaded, policy)
+    if found is not None:
+        print_detection(network, policy, found, threads=threads)
+        return
     _print_accuracy(*_accuracies(network, policy, recipe.model, images, labels, preprocess, limit))
 
 

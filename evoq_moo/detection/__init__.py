@@ -6,5 +6,24 @@ float, here.
 
 from evoq_moo.detection._decode import HEADS, BoxDecoder, Detections
 from evoq_moo.detection._detector import Detector
+from evoq_moo.detection._evaluate import evaluate_detection
+from evoq_moo.detection._read import read_coco, read_corners, read_detection, read_voc, read_yolo
+from evoq_moo.detection._score import DetectionAccuracy, mean_average_precision
+from evoq_moo.detection._truth import DetectionSet, Truth
 
-__all__ = ["HEADS", "BoxDecoder", "Detections", "Detector"]
+__all__ = [
+    "HEADS",
+    "BoxDecoder",
+    "DetectionAccuracy",
+    "DetectionSet",
+    "Detections",
+    "Detector",
+    "Truth",
+    "evaluate_detection",
+    "mean_average_precision",
+    "read_coco",
+    "read_corners",
+    "read_detection",
+    "read_voc",
+    "read_yolo",
+]

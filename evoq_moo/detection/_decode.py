@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evoq_moo.errors import ArgumentError, NetworkError, check_count, check_name
 
@@ -14,6 +14,16 @@ HEADS = ("cls_logits", "bbox_regression")
 """Names of a detector's heads: class logits `(N, boxes, classes)` and box regressions `(N, boxes, 4)`."""
 _LARGEST_LOG = math.log(1000 / 16)
 """Boxes grow at most to this many times (the logarithm) their default box, as in torchvision: exp must not overflow."""
+T = TypeVar("T")
+
+
+def attribute_of(network: nn.Module, name: str, kind: type[T]) -> T | None:
+    """Return what a network says of itself: its own attribute, or that of the float network it was made from."""
+    for holder in (network, getattr(network, "reference", None)):
+        found = getattr(holder, name, None)
+        if isinstance(found, kind):
+            return found
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
-from evoq_moo._images import Images, ImageSource
-from evoq_moo.detection._decode import BoxDecoder, Detections
+from evoq_moo._images import Images, ImageSource, upright_size
+from evoq_moo.detection._decode import BoxDecoder, Detections, attribute_of
 from evoq_moo.errors import ArgumentError
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.progress import track
@@ -17,15 +17,6 @@ from evoq_moo.progress import track
 MICRO_BATCH = 5
 """Images of one forward pass."""
 T = TypeVar("T")
-
-
-def attribute_of(network: nn.Module, name: str, kind: type[T]) -> T | None:
-    """Return what a network says of itself: its own attribute, or that of the float network it was made from."""
-    for holder in (network, getattr(network, "reference", None)):
-        found = getattr(holder, name, None)
-        if isinstance(found, kind):
-            return found
-    return None
 
 
 class Detector:
@@ -106,15 +97,14 @@ class Detector:
                 bar.advance(len(indices))
         return results
 
+    def count_classes(self, image: Any) -> int:
+        """Return how many classes the network's logits have, background counted, by running it on one image file."""
+        batch = ImageSource([image]).batch([0], self.preprocess)
+        logits, _ = ComputePool(threads=1).run(lambda: self.decoder.check(self.heads(batch)))
+        return logits.shape[2]
+
     def _found(self, batch: Tensor) -> list[Detections]:
         return self.decoder(self.heads(batch))
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an image (pixels) after EXIF rotation, as :class:`Preprocess` sees it."""
-    width, height = image.size
-    turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
 
 
 def _in_pixels(found: Detections, size: tuple[int, int]) -> Detections:
