@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.calibration._features import channel_moments, output_axis
 from evoq_moo.calibration._graph import CapturedNetwork, LayerCall, Stage, Values, call_with, float_call, run_stage
 from evoq_moo.calibration._learnable import DropMask, LearnableLayer, annealed_beta
+from evoq_moo.calibration._moments import moments_of, output_axis
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._walk import Candidate, Parameters, quantized_call
 from evoq_moo.engines._capture import Op
@@ -226,8 +226,8 @@ class _Job:
             y = float_call(op, x)
             if op.layer is not None:
                 weights[op.layer] = op.args[1]
-                mean, variance = channel_moments([y], output_axis(op, y))
-                outputs[op.layer].append((variance + mean.square()).float())
+                found = moments_of(y, output_axis(op, y))
+                outputs[op.layer].append((found.variance + found.mean.square()).float())
             return y
 
         # In order, on one thread: which micro-batches were seen first must not matter.

@@ -186,7 +186,8 @@ class _Calibration:
                 held_out_after=held_before,
                 seconds=0.0,
             )
-        states, cut = STEPS[name].run(replace(self.setting, deadline=deadline, advance=advance), self.states)
+        result = STEPS[name].run(replace(self.setting, deadline=deadline, advance=advance), self.states)
+        states = result.states
         after, held_after = self._differences(states)
         changed = any(
             not torch.equal(old, new)
@@ -196,6 +197,7 @@ class _Calibration:
         kept = held_after <= held_before
         if kept:
             self.states = states
+            self.setting = replace(self.setting, network=result.network or self.setting.network)
         return StepReport(
             step=name,
             outcome=("kept" if changed else "no change") if kept else "rolled back",
@@ -204,7 +206,7 @@ class _Calibration:
             held_out_before=held_before,
             held_out_after=held_after,
             seconds=time.monotonic() - begun,
-            cut_short=cut,
+            cut_short=result.cut,
         )
 
     def _differences(self, states: Sequence[State]) -> tuple[float, float]:

@@ -5,45 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from evoq_moo.calibration._moments import moments_of, output_axis, together
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._walk import LayerView
-from evoq_moo.engines._capture import Op
 
 LARGEST_GAIN = 2.0
 """Bound of the factor on a weight scale, and of its inverse (our choice): a channel with next to no signal left must
 not have its noise blown up."""
-
-
-def output_axis(op: Op, output: Tensor) -> int:
-    """Return the axis of a layer's output that runs over channels: the last of a matrix product, else that of `NC...`.
-
-    Args:
-        op: The layer's call.
-        output: Its output.
-    """
-    dims = int(op.args[1].dim())
-    return output.dim() - 1 if dims == 2 else output.dim() - (dims - 1)
-
-
-def channel_moments(tensors: list[Tensor], axis: int) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each channel over everything else, float64 `(channels,)` each.
-
-    Args:
-        tensors: Float32, one for each micro-batch.
-        axis: The axis that runs over channels.
-    """
-    rows = [t.movedim(axis, 0).flatten(1) for t in tensors]
-    count = sum(r.shape[1] for r in rows)
-    mean = torch.stack([r.sum(1, dtype=torch.float64) for r in rows]).sum(0) / count
-    centred = [(r - mean.float()[:, None]).square_().sum(1, dtype=torch.float64) for r in rows]
-    return mean, torch.stack(centred).sum(0) / count
-
-
-def _covariance(x: list[Tensor], y: list[Tensor], axis: int, mx: Tensor, my: Tensor) -> Tensor:
-    pairs = [(a.movedim(axis, 0).flatten(1), b.movedim(axis, 0).flatten(1)) for a, b in zip(x, y, strict=True)]
-    count = sum(a.shape[1] for a, _ in pairs)
-    sums = [((a - mx.float()[:, None]) * (b - my.float()[:, None])).sum(1, dtype=torch.float64) for a, b in pairs]
-    return torch.stack(sums).sum(0) / count
 
 
 def match_mean(view: LayerView) -> LayerParameters:
@@ -68,21 +36,20 @@ def match_features(view: LayerView) -> LayerParameters:
 def _matched(view: LayerView, *, with_gain: bool) -> LayerParameters:
     outputs = view.compute(view.parameters)
     axis = output_axis(view.op, outputs[0])
-    seen, wanted = view.fitted(outputs), view.fitted(view.targets)
-    if with_gain:
-        mean, variance = channel_moments(seen, axis)
-        wanted_mean, wanted_variance = channel_moments(wanted, axis)
-        covariance = _covariance(seen, wanted, axis, mean, wanted_mean)
-        gain = gain_of(variance, wanted_variance, covariance)
-    else:
-        mean, wanted_mean = (channel_moments(tensors, axis)[0] for tensors in (seen, wanted))
-        gain = torch.ones_like(mean).float()
+    pairs = zip(view.fitted(outputs), view.fitted(view.targets), strict=True)
+    parts = view.pool.map(lambda pair: moments_of(pair[0], axis, pair[1] if with_gain else None), pairs)
+    others = view.fitted(view.target_moments())
+    wanted, found = together(others), together(parts, others if with_gain else None)
+    gain = torch.ones_like(found.mean).float()
+    if found.cross is not None:
+        gain = gain_of(found.variance, wanted.variance, found.cross / found.count)
     old = view.parameters.bias
-    shift = (wanted_mean - gain.double() * mean).float()
+    shift = (wanted.mean - gain.double() * found.mean).float()
     bias = shift if old is None else old * gain + shift
     shape = [1] * outputs[0].dim()
     shape[axis] = -1
-    view.outputs = [o * gain.reshape(shape) + shift.reshape(shape) for o in outputs]
+    factor, term = gain.reshape(shape), shift.reshape(shape)
+    view.outputs = view.pool.map(lambda o: torch.addcmul(term, o, factor), outputs)
     if not with_gain:
         return replace(view.parameters, bias=bias)
     return view.parameters.scaled(gain, bias)

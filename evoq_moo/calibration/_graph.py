@@ -1,7 +1,8 @@
 """A network as stages: each is one call of a quantizable layer and what runs before the next one."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,6 +85,36 @@ class CapturedNetwork:
     def stages(self, batch_size: int) -> tuple[Stage, ...]:
         """Return the stages for micro-batches of a prepared size; the same number for each size."""
         return self._stages[batch_size]
+
+    def uses(self, batch_size: int) -> Mapping[str, int]:
+        """Return how many operations and outputs read each result."""
+        return self._graphs[batch_size].uses
+
+    def scaled(self, made: Mapping[int, Tensor], read: Mapping[int, Tensor]) -> "CapturedNetwork":
+        """Return the network with channels scaled between layers; it shares everything else with this one.
+
+        Args:
+            made: For a layer's index, the factor on each of its output channels.
+            read: For a depthwise layer's index, the factor on each of its input channels, which it divides by.
+        """
+        other = copy.copy(self)
+
+        def changed(stage: Stage) -> Stage:
+            op = stage.ops[0] if stage.ops else None
+            if op is None or op.layer is None or (op.layer not in made and op.layer not in read):
+                return stage
+            weight, bias, *rest = (*op.args[1:], *(None,) * (3 - len(op.args)))
+            shape = (-1, *(1,) * (weight.dim() - 1))
+            if op.layer in read:
+                factor = read[op.layer]
+                weight = weight / factor.repeat_interleave(len(weight) // len(factor)).reshape(shape)
+            if op.layer in made:
+                weight = weight * made[op.layer].reshape(shape)
+                bias = None if bias is None else bias * made[op.layer]
+            return Stage((replace(op, args=(op.args[0], weight, bias, *rest)), *stage.ops[1:]), stage.dead)
+
+        other._stages = {size: tuple(map(changed, stages)) for size, stages in self._stages.items()}
+        return other
 
     def input_name(self, batch_size: int) -> str:
         """Return the name of the network's input."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from evoq_moo._setup import digest
-from evoq_moo.calibration._features import channel_moments, gain_of, output_axis
+from evoq_moo.calibration._features import gain_of
 from evoq_moo.calibration._graph import MICRO_BATCH, CapturedNetwork, Stage, Values, call_with, float_call, run_stage
+from evoq_moo.calibration._moments import ChannelMoments, moments_of, output_axis, together
 from evoq_moo.calibration._parameters import LayerParameters, parameters_of
 from evoq_moo.engines._capture import Op
 from evoq_moo.errors import ArgumentError, check_name
@@ -19,7 +20,7 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import Policy
 from evoq_moo.workers import NetworkFactory
 
-VERSION = 1
+VERSION = 2
 """Changes whenever a result could change: it is part of the fingerprint."""
 IN_LOOP = ("light",)
 """What can be done inside an evaluation."""
@@ -33,15 +34,13 @@ class _Feature:
 
     Attributes:
         axis: Axis of channels.
-        mean: Float64 `(channels,)`.
-        variance: Float64 `(channels,)`.
+        moments: Of all places.
         places: Which places of a sample are kept.
         values: For each micro-batch, float32 `(samples, channels, places)`.
     """
 
     axis: int
-    mean: Tensor
-    variance: Tensor
+    moments: ChannelMoments
     places: Tensor
     values: list[Tensor]
 
@@ -81,7 +80,7 @@ class _Light:
                 outputs = self._outputs(op, inputs, None if parameters is None else parameters[layer])
                 if self._captured.calls[layer] == 1:
                     if parameters is None:
-                        self._features[layer] = _feature(op, outputs)
+                        self._features[layer] = self._feature(op, outputs)
                     else:
                         self._match(outputs, self._features[layer])
             self._finish(stage, stream, outputs)
@@ -102,9 +101,18 @@ class _Light:
         weight = self._pool.run(parameters.value)
         return self._pool.map(lambda x: call_with(op, parameters.quantize_input(x), weight, parameters.bias), inputs)
 
+    def _feature(self, op: Op, outputs: list[Tensor]) -> _Feature:
+        axis = output_axis(op, outputs[0])
+        moments = together(self._pool.map(lambda y: moments_of(y, axis), outputs))
+        count = outputs[0][0].numel() // outputs[0].shape[axis]
+        # Spread evenly over the positions: deterministic, and no row or column of an image alone.
+        places = torch.linspace(0, count - 1, min(count, PLACES)).round().long()
+        return _Feature(axis, moments, places, [_kept(y, axis, places) for y in outputs])
+
     def _match(self, outputs: list[Tensor], feature: _Feature) -> None:
         """Match outputs to the float network's, in place."""
-        gain, shift = self._pool.run(lambda: _correction(outputs, feature))
+        moments = together(self._pool.map(lambda y: moments_of(y, feature.axis), outputs))
+        gain, shift = self._pool.run(lambda: _correction(outputs, moments, feature))
         shape = [1] * outputs[0].dim()
         shape[feature.axis] = -1
         self._pool.map(lambda y: y.mul_(gain.reshape(shape)).add_(shift.reshape(shape)), outputs)
@@ -115,25 +123,16 @@ def _kept(output: Tensor, axis: int, places: Tensor) -> Tensor:
     return y[:, :, places].clone()
 
 
-def _feature(op: Op, outputs: list[Tensor]) -> _Feature:
-    axis = output_axis(op, outputs[0])
-    mean, variance = channel_moments(outputs, axis)
-    count = outputs[0][0].numel() // outputs[0].shape[axis]
-    # Spread evenly over the positions: deterministic, and no row or column of an image alone.
-    places = torch.linspace(0, count - 1, min(count, PLACES)).round().long()
-    return _Feature(axis, mean, variance, places, [_kept(y, axis, places) for y in outputs])
-
-
-def _correction(outputs: list[Tensor], feature: _Feature) -> tuple[Tensor, Tensor]:
+def _correction(outputs: list[Tensor], moments: ChannelMoments, feature: _Feature) -> tuple[Tensor, Tensor]:
     """Return gain and shift of each channel: those of :func:`match_features`, the correlation from kept places."""
-    mean, variance = channel_moments(outputs, feature.axis)
     ours = torch.cat([_kept(y, feature.axis, feature.places) for y in outputs]).movedim(1, 0).flatten(1).double()
     exact = torch.cat(feature.values).movedim(1, 0).flatten(1).double()
     ours, exact = ours - ours.mean(1, keepdim=True), exact - exact.mean(1, keepdim=True)
     power = (ours.square().sum(1) * exact.square().sum(1)).sqrt()
     correlation = torch.where(power > 0, (ours * exact).sum(1) / power.clamp_min(1e-300), 0.0)
-    gain = gain_of(variance, feature.variance, correlation * (variance * feature.variance).sqrt())
-    return gain, (feature.mean - gain.double() * mean).float()
+    wanted = feature.moments
+    gain = gain_of(moments.variance, wanted.variance, correlation * (moments.variance * wanted.variance).sqrt())
+    return gain, (wanted.mean - gain.double() * moments.mean).float()
 
 
 class CalibratingNetwork(QuantizedNetwork):

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.calibration._graph import CapturedNetwork, LayerCall, Stage, Values, call_with, float_call, run_stage
+from evoq_moo.calibration._moments import ChannelMoments, moments_of, output_axis
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.engines._capture import Op
 
@@ -37,8 +39,8 @@ class LayerView:
         weight: Its float32 weight in the float network.
         bias: Its bias in the float network.
         inputs: For each micro-batch, the input in the quantized network, before its quantization.
-        float_inputs: The same in the float network.
         targets: For each micro-batch, the output in the float network.
+        target_moments: Returns the moments of its channels, of each micro-batch; computed once for all candidates.
         seen: For each micro-batch, whether it may be fitted to.
         pool: Where work on micro-batches runs.
         outputs: A fit may leave the fitted layer's outputs here, one for each micro-batch, so that they are not
@@ -50,8 +52,8 @@ class LayerView:
     weight: Tensor
     bias: Tensor | None
     inputs: list[Tensor]
-    float_inputs: list[Tensor]
     targets: list[Tensor]
+    target_moments: Callable[[], list[ChannelMoments]]
     seen: tuple[bool, ...]
     pool: ComputePool
     outputs: list[Tensor] | None = field(default=None)
@@ -128,9 +130,9 @@ def walk(
             continue
         op = stage[0].ops[0]
         source = op.args[0].name
-        float_inputs = [values[source] for values in exact]
         _advance(stage, [exact], [None], pool, only_first=True)
         targets = [values[op.name] for values in exact]
+        target_moments = _moments_once(op, targets, pool)
         results: list[list[Tensor]] = []
         for k, candidate in enumerate(candidates):
             view = LayerView(
@@ -139,8 +141,8 @@ def walk(
                 weight=op.args[1],
                 bias=op.args[2] if len(op.args) > 2 else None,
                 inputs=[values[source] for values in streams[k]],
-                float_inputs=float_inputs,
                 targets=targets,
+                target_moments=target_moments,
                 seen=candidate.seen,
                 pool=pool,
             )
@@ -153,6 +155,15 @@ def walk(
             on_layer()
     heads = [[torch.cat(head) for head in zip(*map(network.heads, stream, sizes), strict=True)] for stream in streams]
     return [tuple(layers) for layers in fitted], heads
+
+
+def _moments_once(op: Op, targets: list[Tensor], pool: ComputePool) -> Callable[[], list[ChannelMoments]]:
+    @cache
+    def moments() -> list[ChannelMoments]:
+        axis = output_axis(op, targets[0])
+        return pool.map(lambda y: moments_of(y, axis), targets)
+
+    return moments
 
 
 def _advance(

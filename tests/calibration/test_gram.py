@@ -34,8 +34,8 @@ def view_of(layer, x):
         weight=op.args[1],
         bias=op.args[2],
         inputs=[x],
-        float_inputs=[x],
         targets=[y],
+        target_moments=list,
         seen=(True,),
         pool=ComputePool(threads=1),
     )
