@@ -39,6 +39,7 @@ def calibrate(
 
     Steps run in the given order, each on what the ones before left:
 
+    - ``"equalize"``: channels that only a depthwise layer reads get one range, which costs nothing;
     - ``"ranges"``: the clip range of each layer's input, for what the layer makes of it;
     - ``"bias"``: each output channel's mean is the float network's;
     - ``"features"``: mean and spread, by bias and weight scales;
@@ -47,11 +48,11 @@ def calibrate(
     - ``"blocks"``: rounding, input steps and biases of each block by gradient (BRECQ, LSQ, QDrop);
     - ``"outputs"``: scale and shift of each logit or head channel, shrunk by leave-one-out.
 
-    ``"light"`` is features and outputs, ``"full"`` rounding, features and outputs.
+    ``"light"`` is equalize, features and outputs, ``"full"`` equalize, rounding and outputs.
 
     Each step is also run by cross-validation: for each part of the samples, a network that never saw it goes through
-    the same steps. If the difference over the parts held out grows by a step, the step is rolled back. The tabulated
-    clip ranges it all begins with were made from all samples.
+    the same steps. If the difference over the parts held out grows by a step, the step is rolled back. Only the tabulated
+    clip ranges it all begins with, and what ``"equalize"`` makes of them, come from all samples.
 
     Args:
         network: The network; it is not changed.

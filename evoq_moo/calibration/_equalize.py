@@ -130,7 +130,9 @@ def equalize(
     pairs = {pair.reader: pair for pair in pairs_of(network, len(batches[0]))}
     streams = [network.start(batch) for batch in batches]
     stages = list(zip(*(network.stages(len(batch)) for batch in batches), strict=True))
-    for stage in stages if pairs else []:
+    if not pairs:
+        return network, [tuple(layers) for layers in candidates]
+    for stage in stages:
         pair = pairs.get(-1 if stage[0].layer is None else stage[0].layer)
         if pair is not None:
             source = stage[0].ops[0].inputs[0]

@@ -14,7 +14,7 @@ from evoq_moo.arithmetic import weight_range
 from evoq_moo.calibration import BlockOptions, CalibratedNetwork, calibrate
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, NetworkError, UnknownNameError
 
-ALL = ("ranges", "bias", "features", "rounding", "blocks", "outputs")
+ALL = ("equalize", "ranges", "bias", "features", "rounding", "blocks", "outputs")
 QUICK = BlockOptions(iterations=6)
 
 
@@ -241,6 +241,47 @@ def test_nested_outputs_and_shared_layers(policy_of):
     twice = next(p for p in found.layers if p.name == "twice")
     plain = next(layer for name, layer in network.apply(found.policy).network.named_modules() if name == "twice")
     assert torch.equal(twice.value(), plain.layer.weight)
+
+
+class TwoHeads(nn.Module):
+    """A detector's raw heads: `(N, anchors, classes)` and `(N, anchors, 4)`, joined over two feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.deeper = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, stride=2, padding=1)
+        self.classes = nn.ModuleList(nn.Conv2d(6, 2 * 5, 1) for _ in range(2))
+        self.boxes = nn.ModuleList(nn.Conv2d(6, 2 * 4, 1) for _ in range(2))
+
+    def forward(self, x):
+        maps = [torch.relu(self.body(x))]
+        maps.append(torch.relu(self.deeper(maps[0])))
+
+        def joined(heads, width):
+            found = [head(y).permute(0, 2, 3, 1).flatten(1, 2) for head, y in zip(heads, maps, strict=True)]
+            return torch.cat([f.reshape(len(x), -1, width) for f in found], 1)
+
+        return {"cls_logits": joined(self.classes, 5), "bbox_regression": joined(self.boxes, 4)}
+
+
+def test_a_network_of_two_heads(tmp_path, policy_of):
+    torch.manual_seed(8)
+    samples = torch.randn(16, 3, 8, 8)
+    network = evoq.QuantizedNetwork(
+        TwoHeads(), samples, engine="reference", pinned="none", difference="nmse", progress=False
+    )
+    policy = policy_of(network, 3, 3)
+    found = calibrate(network, policy, ALL, blocks=QUICK, progress=False)
+    output, exact = found(samples), network.network(samples)
+    assert list(output) == list(exact)
+    assert [o.shape for o in output.values()] == [o.shape for o in exact.values()] == [(16, 160, 5), (16, 160, 4)]
+    assert [len(m.scale) for m in found.outputs] == [5, 4]
+    after = network.difference_between(list(output.values()))
+    assert after < network.difference_of(policy.to_array())
+    kept = [s for s in found.report.steps if s.outcome == "kept"]
+    assert after == pytest.approx(kept[-1].after, rel=1e-3)
+    found.save(tmp_path / "c")
+    back = CalibratedNetwork.load(tmp_path / "c", network)(samples)
+    assert all(torch.equal(back[name], output[name]) for name in output)
 
 
 class TwoFromTheStart(nn.Module):
