@@ -51,8 +51,8 @@ def calibrate(
     ``"light"`` is equalize, features and outputs, ``"full"`` equalize, rounding and outputs.
 
     Each step is also run by cross-validation: for each part of the samples, a network that never saw it goes through
-    the same steps. If the difference over the parts held out grows by a step, the step is rolled back. Only the tabulated
-    clip ranges it all begins with, and what ``"equalize"`` makes of them, come from all samples.
+    the same steps. If the difference over the parts held out grows by a step, the step is rolled back. Only the
+    tabulated clip ranges it all begins with, and what ``"equalize"`` makes of them, come from all samples.
 
     Args:
         network: The network; it is not changed.

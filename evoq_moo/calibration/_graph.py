@@ -103,7 +103,7 @@ class CapturedNetwork:
             op = stage.ops[0] if stage.ops else None
             if op is None or op.layer is None or (op.layer not in made and op.layer not in read):
                 return stage
-            weight, bias, *rest = (*op.args[1:], *(None,) * (3 - len(op.args)))
+            weight, bias = op.args[1], op.args[2] if len(op.args) > 2 else None
             shape = (-1, *(1,) * (weight.dim() - 1))
             if op.layer in read:
                 factor = read[op.layer]
@@ -111,7 +111,7 @@ class CapturedNetwork:
             if op.layer in made:
                 weight = weight * made[op.layer].reshape(shape)
                 bias = None if bias is None else bias * made[op.layer]
-            return Stage((replace(op, args=(op.args[0], weight, bias, *rest)), *stage.ops[1:]), stage.dead)
+            return Stage((replace(op, args=(op.args[0], weight, bias, *op.args[3:])), *stage.ops[1:]), stage.dead)
 
         other._stages = {size: tuple(map(changed, stages)) for size, stages in self._stages.items()}
         return other

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from evoq_moo.calibration._moments import ChannelMoments, moments_of, output_axi
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.engines._capture import Op
 
+T = TypeVar("T")
 Parameters = tuple[LayerParameters, ...]
 
 
@@ -65,8 +67,8 @@ class LayerView:
             lambda x: call_with(self.op, parameters.quantize_input(x), weight, parameters.bias), self.inputs
         )
 
-    def fitted(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return those of one tensor for each micro-batch that may be fitted to."""
+    def fitted(self, values: Sequence[T]) -> list[T]:
+        """Return those of one value for each micro-batch that may be fitted to."""
         return [value for value, seen in zip(values, self.seen, strict=True) if seen]
 
 
