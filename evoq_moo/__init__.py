@@ -10,6 +10,7 @@ from evoq_moo._search import search
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
 from evoq_moo.calibration import CalibratedNetwork, calibrate
+from evoq_moo.choosing import Choice, choose_by_accuracy
 from evoq_moo.cost import Cost
 from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
@@ -26,6 +27,7 @@ from evoq_moo.store import EvaluationStore
 __all__ = [
     "Accuracy",
     "CalibratedNetwork",
+    "Choice",
     "Cost",
     "DetectionAccuracy",
     "Detector",
@@ -46,6 +48,7 @@ __all__ = [
     "SearchSpace",
     "SensitivityTable",
     "calibrate",
+    "choose_by_accuracy",
     "evaluate_accuracy",
     "evaluate_detection",
     "guided_nsga2",

@@ -1,7 +1,7 @@
 """Pareto fronts of policies: a table, a knee, budgets, a file."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,15 @@ import numpy.typing as npt
 from rich.table import Table
 
 from evoq_moo._files import read_json, write_atomically
+from evoq_moo._parse import parse_budgets, parse_values
+from evoq_moo.choosing import (
+    PICKS,
+    Choice,
+    by_aspiration,
+    by_hypervolume_contribution,
+    by_pseudo_weights,
+    knee_by_angle,
+)
 from evoq_moo.cost import cost_matrix
 from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, check_name
 from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace
@@ -213,34 +222,104 @@ class ParetoFront:
 
         The difference is on a log10 scale where it is a non-negative one.
         """
+        values = np.stack([self.values(objective) for objective in self.objectives], axis=1)
+        return self._scale(values)
+
+    def _scale(self, values: FloatArray) -> FloatArray:
+        """Return objective values `(n, objectives)` on the scale where the front spans 0..1."""
         columns = []
-        for objective in self.objectives:
-            column = self.values(objective)
-            if objective == "difference" and (column >= 0).all():
-                column = np.log10(np.maximum(column, _SMALLEST_DIFFERENCE))
-            spread = column.max() - column.min()
-            columns.append((column - column.min()) / spread if spread > 0 else np.zeros_like(column))
+        for objective, given in zip(self.objectives, values.T, strict=True):
+            own, column = self.values(objective), given
+            if objective == "difference" and (own >= 0).all():
+                own, column = (
+                    np.log10(np.maximum(own, _SMALLEST_DIFFERENCE)),
+                    np.log10(np.maximum(given, _SMALLEST_DIFFERENCE)),
+                )
+            low, spread = own.min(), own.max() - own.min()
+            columns.append((column - low) / spread if spread > 0 else np.zeros_like(column))
         return np.stack(columns, axis=1)
 
     def pick(self, how: str) -> Policy:
-        """Return a policy by a short text, as the command line takes it.
+        """Return a policy by a short text, as the command line takes it: :meth:`choose` without the reason."""
+        return self.choose(how).policy
+
+    def choose(self, how: str) -> Choice:
+        """Return a policy by a short text, with a sentence that says what was chosen and why.
 
         Args:
-            how: ``"knee"``; ``"difference"``, ``"size"`` or ``"bops"`` for the smallest of it; or a row number of
-                :meth:`table`, from 0.
+            how: One of
+
+                - ``"knee"``: farthest below the hyperplane through the front's extremes (:meth:`knee`);
+                - ``"knee-angle"``: where a front of two objectives bends most; the knee where it does not bend;
+                - ``"hypervolume"``: the point that adds most hypervolume;
+                - ``"difference"``, ``"size"`` or ``"bops"``: the smallest of it;
+                - budgets like ``"bops<=5"`` or ``"bops<=5,size_mib<=2"``: the smallest difference within them (where
+                  the difference itself is limited, the smallest of the first cost);
+                - ``"weights=0.7,0.3"``: pseudo-weights, one for each objective in their order;
+                - ``"aspiration=0.05,4.0"``: achievement scalarization against wished-for objective values;
+                - a row number of :meth:`table`, from 0.
 
         Raises:
-            ArgumentError: None of these.
+            ArgumentError: None of these, or the front is empty.
+            InfeasibleBudgetError: No point is within the budgets.
         """
-        choosers: dict[str, Callable[[], Policy]] = {
-            "knee": self.knee,
-            **{name: (lambda name=name: self.best(name)) for name in OBJECTIVES},  # type: ignore[misc]
-        }
-        if how in choosers:
-            return choosers[how]()
-        if how.isdecimal() and int(how) < len(self):
-            return self.points[int(how)].policy
-        raise ArgumentError(f"pick: given {how!r}; allowed: {', '.join(choosers)}, or a row 0..{len(self) - 1}")
+        self._some_points()
+        row, reason = self._chosen(how)
+        return Choice(policy=self.points[row].policy, rule=how, reason=reason)
+
+    def _chosen(self, how: str) -> tuple[int, str]:
+        names = ", ".join(self.objectives)
+        bend = knee_by_angle(self.scaled()) if how == "knee-angle" else None
+        if "<=" in how or "=" in how:
+            return self._chosen_by_values(how, names)
+        if how in OBJECTIVES:
+            row, reason = self._row(self.best(how)), f"Of all {len(self)} points this one has the smallest {how}."
+        elif how == "hypervolume":
+            row = by_hypervolume_contribution(self.scaled())
+            reason = "Without it the front would lose more hypervolume than without any other point."
+        elif bend is not None:
+            row, reason = (
+                bend,
+                f"The front bends most here: gaining in one of {names} begins to cost most of the other.",
+            )
+        elif how in {"knee", "knee-angle"}:
+            row = self._row(self.knee())
+            reason = f"It lies farthest below the line between the front's extremes in {names}."
+        elif how.isdecimal() and int(how) < len(self):
+            row, reason = int(how), f"Row {how} of the front, as asked."
+        else:
+            raise self._unknown_pick(how)
+        return row, reason
+
+    def _chosen_by_values(self, how: str, names: str) -> tuple[int, str]:
+        kind, _, text = how.partition("=")
+        if "<=" in how:
+            limits = parse_budgets(how.split(","))
+            for name in limits:
+                check_name("pick", name, ("difference", "size_mib", "bops"))
+            wanted = "difference"
+            if "difference" in limits:
+                wanted = next((name for name in self.objectives if name != "difference"), "difference")
+            row = self._row(self.under(**limits).best(wanted))
+            reason = f"Of the points with {how.replace(',', ' and ')} this one has the smallest {wanted}."
+        elif kind == "weights":
+            row = by_pseudo_weights(self.scaled(), parse_values("pick: weights", text))
+            reason = f"Its trade-off between {names} is nearest to the weights {text} (pseudo-weights)."
+        elif kind == "aspiration":
+            wished = parse_values("pick: aspiration", text)
+            if len(wished) != len(self.objectives):
+                raise ArgumentError(f"pick: aspiration: given {text}; allowed: one number for each of {names}")
+            row = by_aspiration(self.scaled(), self._scale(np.array([wished]))[0])
+            reason = f"It comes nearest to the wished-for {names} of {text}, judged by its largest shortfall."
+        else:
+            raise self._unknown_pick(how)
+        return row, reason
+
+    def _unknown_pick(self, how: str) -> ArgumentError:
+        return ArgumentError(f"pick: given {how!r}; allowed: {PICKS} 0..{len(self) - 1}")
+
+    def _row(self, policy: Policy) -> int:
+        return next(i for i, point in enumerate(self.points) if point.policy == policy)
 
     def table(self, *, title: str | None = None, max_rows: int | None = None) -> Table:
         """Return the front as a rich table; notebooks and terminals show it.

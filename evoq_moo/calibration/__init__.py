@@ -7,6 +7,7 @@ details it leaves open: every choice here is ours, or that of the paper named be
 from evoq_moo.calibration._blocks import BlockOptions
 from evoq_moo.calibration._calibrate import calibrate
 from evoq_moo.calibration._in_loop import CalibratingNetwork, CalibratingRecipe
+from evoq_moo.calibration._layer_errors import layer_errors
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._parameters import LayerParameters
@@ -26,4 +27,5 @@ __all__ = [
     "OutputMap",
     "StepReport",
     "calibrate",
+    "layer_errors",
 ]

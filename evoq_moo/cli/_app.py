@@ -12,6 +12,7 @@ from rich.table import Table
 from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo.choosing import PICKS
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._models import models_command
@@ -135,7 +136,7 @@ def show(
     bops: Annotated[float | None, typer.Option(help="Only points of at most so many GBOPs.")] = None,
     size_mib: Annotated[float | None, typer.Option(help="Only points of at most this size (MiB).")] = None,
     difference: Annotated[float | None, typer.Option(help="Only points of at most this difference.")] = None,
-    pick: Annotated[str | None, typer.Option(help="Show one policy: knee, difference, size, bops, or a row.")] = None,
+    pick: Annotated[str | None, typer.Option(help=f"Show one policy: {PICKS}.")] = None,
 ) -> None:
     """Show a front as a table, or one of its policies layer by layer."""
     loaded = load_front(front)
@@ -149,7 +150,7 @@ def show(
 def evaluate(
     front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
     *,
-    pick: Annotated[str, typer.Option(help="Which policy: knee, difference, size, bops, or a row.")] = "knee",
+    pick: Annotated[str, typer.Option(help=f"Which policy: {PICKS}.")] = "knee",
     images: Annotated[str | None, typer.Option(help="Labelled images: a folder or .npz file.")] = None,
     labels: Annotated[str | None, typer.Option(help="CSV file with columns file,label.")] = None,
     annotations: Annotated[

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from evoq_moo.calibration import FULL, LIGHT, STEPS, calibrate
 from evoq_moo.calibration._steps import PRESETS, check_steps
+from evoq_moo.choosing import PICKS
 from evoq_moo.cli._parse import parse_names
 from evoq_moo.front import check_costs
 from evoq_moo.run import load_front, recipe_of
@@ -16,7 +17,7 @@ from evoq_moo.run import load_front, recipe_of
 def calibrate_command(
     front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
     *,
-    pick: Annotated[str, typer.Option(help="Which policy: knee, difference, size, bops, or a row.")] = "knee",
+    pick: Annotated[str, typer.Option(help=f"Which policy: {PICKS}.")] = "knee",
     steps: Annotated[
         str,
         typer.Option(
