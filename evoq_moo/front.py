@@ -34,8 +34,13 @@ _SMALLEST_DIFFERENCE = 1e-12
 class PolicyProblem(Protocol):
     """What a front needs to know of a problem."""
 
-    space: SearchSpace
-    objectives: tuple[str, ...]
+    @property
+    def space(self) -> SearchSpace:
+        """Its search space."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of its objectives."""
 
     def values(self, X: IntArray, *, all_values: bool = ...) -> dict[str, FloatArray]:
         """Return ``"difference"``, ``"size"`` and ``"bops"`` of vectors."""

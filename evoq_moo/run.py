@@ -14,6 +14,7 @@ from typing import Any
 
 from evoq_moo._files import read_json, write_atomically
 from evoq_moo._run_search import SearchRun, run_search
+from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.front import FrontPoint, ParetoFront
@@ -100,7 +101,7 @@ def execute(
             evaluations=evaluations,
             seed=settings.seed,
             progress=progress,
-            provenance={"settings": settings.to_json()},
+            provenance={"settings": settings.to_json(), "versions": package_versions()},
         )
         run.front.save(folder / "front.json")
         _draw(run.front, problem, folder / "front.png")

@@ -167,6 +167,12 @@ class EvaluationStore:
             query = f"SELECT count(*) FROM evaluations{where}"  # noqa: S608 - `where` is one of two constants
             return int(self._database.execute(query, arguments).fetchone()[0])
 
+    def fingerprints(self) -> dict[str, int]:
+        """Return the number of evaluations of each fingerprint."""
+        with self._reported():
+            query = "SELECT fingerprint, count(*) FROM evaluations GROUP BY fingerprint ORDER BY min(id)"
+            return {str(row[0]): int(row[1]) for row in self._database.execute(query)}
+
     def archive(self, fingerprint: str, layers: int) -> tuple[IntArray, FloatArray]:
         """Return every evaluation of a fingerprint in the order they were added.
 

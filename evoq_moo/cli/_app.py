@@ -17,6 +17,7 @@ from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
+from evoq_moo.cli._report import report_command
 from evoq_moo.detection._decode import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("calibrate")(calibrate_command)
+app.command("report")(report_command)
 app.command("models")(models_command)
 console = Console()
 

@@ -51,7 +51,7 @@ def plot_bit_allocation(front: ParetoFront, *, kind: Kind = "weight", ax: Axes |
     name_rows(ax, front[0].policy.layers)
     cost = next((name for name in front.objectives if name != "difference"), "bops")
     columns = np.unique(np.linspace(0, len(front) - 1, 6).round().astype(int))
-    ax.set_xticks(columns, [f"{front[int(i)].value(cost):.3g}" for i in columns])
+    ax.set_xticks(columns, [f"{front[int(i)].value(cost):.3g}" for i in columns], fontsize=7)
     ax.set_xlabel(f"points of the front, by {axis_label(cost)}")
     ax.set_ylabel("layer")
     return ax
@@ -88,7 +88,5 @@ def plot_policy(policy: Policy, *, layers: Sequence[LayerInfo] | None = None, ax
         ax.plot([], [], "x", color=PURPLE, markersize=4, label="parameters (right axis)")
         second.set_yscale("log")
         second.set_ylabel("MACs, parameters (count)")
-    top = max((*policy.weight_bits, *policy.activation_bits), default=1)
-    ax.set_ylim(0, 1.35 * top)
-    ax.legend(fontsize=7, ncols=2, loc="upper center")
+    ax.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
     return ax

@@ -70,16 +70,17 @@ def plot_front(
         ax.plot([found.value(x)], [found.value(y)], "*", color=ORANGE, markersize=12, label="knee", zorder=4)
     for name, limit in (budgets or {}).items():
         if BUDGETS[name] == x:
-            ax.axvline(limit, color=VERMILION, linestyle="--", linewidth=1, label=f"budget {limit:g}")
+            ax.axvline(limit, color=VERMILION, linestyle="--", linewidth=1, label=f"budget {limit:.3g}")
         elif BUDGETS[name] == y:
-            ax.axhline(limit, color=VERMILION, linestyle=":", linewidth=1, label=f"budget {limit:g}")
+            ax.axhline(limit, color=VERMILION, linestyle=":", linewidth=1, label=f"budget {limit:.3g}")
     _scale(ax, front, x, y)
     ax.set_xlabel(axis_label(x, metric))
     ax.set_ylabel(axis_label(y, metric))
     ax.grid(visible=True, alpha=0.3)
     if accuracies is not None:
         _draw_accuracies(ax, front, x, accuracies)
-    ax.legend(fontsize=8)
+    # What is on the second axis does not count for "best"; accuracies are mostly at the top.
+    ax.legend(fontsize=8, loc="best" if accuracies is None else "center right")
     return ax
 
 

@@ -1,0 +1,29 @@
+"""The command `evoq report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from evoq_moo.choosing import PICKS
+from evoq_moo.report import write_report
+
+
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, in progress or not, or a front file.")],
+    *,
+    pick: Annotated[str, typer.Option(help=f"The policy to show first: {PICKS}.")] = "knee",
+    calibrated: Annotated[
+        Path | None,
+        typer.Option(help="Folder that `evoq calibrate` wrote; default: `calibrated` in the run's folder, if there."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+) -> None:
+    """Write a run as one HTML file that needs no network: front, maps, chosen policy, calibration, provenance."""
+    data = write_report(run, output, pick=pick, calibrated=calibrated)
+    console = Console()
+    for note in data.notes:
+        console.print(note, style="yellow", markup=False, highlight=False)
+    points = len(data.front) if data.front is not None else 0
+    console.print(f"{output}: {points} points on the front", markup=False, highlight=False)
