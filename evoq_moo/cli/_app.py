@@ -13,6 +13,7 @@ from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.choosing import PICKS
+from evoq_moo.choosers import CHOOSERS, RANDOM
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._models import models_command
@@ -68,7 +69,11 @@ def search(
     download: Annotated[
         bool, typer.Option("--download", help="Get published weights where they aren't on this machine.")
     ] = False,
-    samples: Annotated[str | None, typer.Option(help="Folder of images or .npz file; no labels needed.")] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(help="Folder of images or .npz file, no labels needed; synthetic: made of BatchNorm statistics."),
+    ] = None,
+    choose: Annotated[str, typer.Option(help=f"How samples are drawn: {', '.join(CHOOSERS)}.")] = RANDOM,
     count: Annotated[int, typer.Option(help="Number of samples.")] = 50,
     samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
     resize: Resize = None,
@@ -111,6 +116,7 @@ def search(
         samples=samples,
         count=count,
         samples_seed=samples_seed,
+        choose=choose,
         preprocess=_preprocess(name, weights, resize=resize, crop=crop, mean=mean, std=std),
         weight_bits=parse_bits("weight-bits", weight_bits),
         activation_bits=parse_bits("activation-bits", activation_bits),
