@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from evoq_moo._images import IMAGE_SUFFIXES, Images, ImageSource, Transform
-from evoq_moo.choosers import CHOOSERS, RANDOM, choose_samples
 from evoq_moo.errors import ArgumentError, ImageError, MissingFileError, check_count, check_name
 from evoq_moo.preprocess import Preprocess
+from evoq_moo.sample_choice import CHOOSERS, RANDOM, choose_samples
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -53,7 +53,7 @@ def load_samples(
         preprocess: The network's.
         seed: Of the draw.
         choose: ``"random"``, ``"k-center"``, ``"high-entropy"`` or ``"low-entropy"``, see
-            :func:`evoq_moo.choosers.choose_samples`; those look at `candidates` images drawn at random.
+            :func:`evoq_moo.sample_choice.choose_samples`; those look at `candidates` images drawn at random.
         network: The float network, for any way but ``"random"``.
         candidates: How many images to look at, at most.
         progress: Show progress on a terminal, where images are looked at.

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from evoq_moo import zoo
-from evoq_moo.choosers import CHOOSERS, RANDOM
 from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
@@ -17,6 +16,7 @@ from evoq_moo.engines import EngineName
 from evoq_moo.errors import ArgumentError, FormatError, check_name
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
+from evoq_moo.sample_choice import CHOOSERS, RANDOM
 
 logger = logging.getLogger("evoq_moo")
 

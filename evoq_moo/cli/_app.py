@@ -13,7 +13,6 @@ from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.choosing import PICKS
-from evoq_moo.choosers import CHOOSERS, RANDOM
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._models import models_command
@@ -27,6 +26,7 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
 from evoq_moo.run import RunSettings, execute, load_front, recipe_of
+from evoq_moo.sample_choice import CHOOSERS, RANDOM
 from evoq_moo.space import Policy
 
 app = typer.Typer(

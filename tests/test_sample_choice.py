@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evoq_moo.choosers import farthest_first
 from evoq_moo.data import load_samples
 from evoq_moo.errors import ArgumentError, NonFiniteError, UnknownNameError
 from evoq_moo.preprocess import Preprocess
+from evoq_moo.sample_choice import farthest_first
 
 PLAIN = Preprocess(crop=2, mean=(0.0,) * 3, std=(1.0,) * 3)
 
