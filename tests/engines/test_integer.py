@@ -111,8 +111,8 @@ def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, see
     assert engine.captured, engine.reason
     runner = engine._runner
     bound = [layer.bind(*pair) for layer, pair in zip(engine._layers, bits.tolist(), strict=True)]
-    plan = runner._plan((True, True), keep=True)
-    frame = plan.run_keeping(runner._batches[0], bound)
+    plan = runner._sized.plan((True, True), keep=True)
+    frame = plan.run_keeping(runner._sized.batches[0], bound)
     levels = [value for (_, want), value in frame.results.items() if want == 1]
     assert len(levels) == 1
     assert levels[0].dtype == torch.uint8
@@ -423,7 +423,7 @@ def test_a_scan_computes_only_behind_the_changed_layer():
     network, ranges = prepare(Block(), torch.randn(2, 3, 16, 16))
     engine = engine_of(network, torch.randn(2, 3, 16, 16), ranges)
     runner, layers = engine._runner, len(ranges)
-    plan = runner._plan((False,) * layers, keep=True)
+    plan = runner._sized.plan((False,) * layers, keep=True)
     known = {key for step in plan.steps for key in step.writes}
     last = [step.layer for step in plan.changed_steps({layers - 1}, known)]
     assert last == [layers - 1]
@@ -483,9 +483,9 @@ def test_micro_batches_are_smaller_where_results_are_large(monkeypatch):
     torch.manual_seed(15)
     samples = torch.randn(8, 3, 16, 16)
     network, ranges = prepare(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3)), samples)
-    assert engine_of(network, samples, ranges)._runner._size == 4
+    assert engine_of(network, samples, ranges)._runner._sized.size == 4
     monkeypatch.setattr("evoq_moo.engines._captured._CACHED_BYTES", 2 * 8 * 16 * 16)
-    assert engine_of(network, samples, ranges)._runner._size == 2
+    assert engine_of(network, samples, ranges)._runner._sized.size == 2
 
 
 def test_the_self_test_sees_saturation(monkeypatch):
