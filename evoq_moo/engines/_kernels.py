@@ -246,9 +246,12 @@ def float_packable(weight: Tensor, geometry: Geometry | None) -> bool:
     """Return whether a float32 convolution of this weight can run from packed weights with the bits of torch's own.
 
     Torch itself computes these with oneDNN, and brings the weights into its layout at every call. On one thread it
-    computes one place at a time (1 x 1) with a matrix product instead, which rounds differently.
+    computes one place at a time (1 x 1) with a matrix product instead, and it does not see that an input of one
+    channel lies channels last: both round differently.
     """
     if geometry is None or geometry.pad is not None or weight.dim() != 4 or weight.dtype != torch.float32:
+        return False
+    if weight.shape[1] * geometry.groups == 1:
         return False
     return weight[0, 0].numel() > 1 or geometry.stride != (1, 1) or geometry.groups > 1
 
