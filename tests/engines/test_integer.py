@@ -224,9 +224,7 @@ def test_levels_in_real_networks_are_those_of_float64(shared_data, name):
     samples = evoq.load_samples(shared_data(images), count=2, preprocess=model.preprocess)
     network, ranges = prepare(model.network, samples)
     engine = engine_of(network, samples, ranges, batch_size=2)
-    for seed in (0, 1):
-        bits = np.minimum(random_bits(len(ranges), seed), 7)
-        assert assert_levels_are_those_of_float64(engine, bits) == len(ranges)
+    assert assert_levels_are_those_of_float64(engine, np.minimum(random_bits(len(ranges)), 7)) == len(ranges)
 
 
 # Torch warns that it copies inputs of such paddings; so it does.
@@ -461,27 +459,33 @@ def test_what_a_graph_would_get_wrong_is_not_captured(network, reason):
     assert reason in engine.reason
 
 
-def test_nan_between_layers_is_not_hidden_by_levels():
-    class Root(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Conv2d(3, 4, 1)
-            self.b = nn.Conv2d(4, 2, 1)
+class Root(nn.Module):
+    """A root between two layers, of values that quantization may make negative."""
 
-        def forward(self, x):
-            return self.b((self.a(x) - self.floor).sqrt())
+    def __init__(self, samples):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+        self.b = nn.Conv2d(4, 2, 3)
+        self.floor = (self.a(samples).min() - 1e-3).item()
 
+    def forward(self, x):
+        return torch.relu(self.b((self.a(x) - self.floor).sqrt()))
+
+
+@pytest.mark.parametrize("last", [(7, 8), (32, 32)], ids=["levels", "a clip in the kernel"])
+def test_nan_between_layers_is_not_hidden(last):
     torch.manual_seed(11)
     samples = torch.randn(4, 3, 6, 6)
-    network = Root().eval()
-    network.floor = (network.a(samples).min() - 1e-3).item()
-    network, ranges = prepare(network, samples)
+    network, ranges = prepare(Root(samples), samples)
     engine = engine_of(network, samples, ranges)
     reference = reference_of(network, samples, ranges)
-    policies = [np.array([pair, (7, 8)], dtype=np.int64) for pair in itertools.product(range(2, 9), repeat=2)]
+    policies = [np.array([pair, last], dtype=np.int64) for pair in itertools.product(range(2, 9), repeat=2)]
     broken = [bits for bits in policies if any(head.isnan().any() for head in reference.heads(bits))]
     assert broken
     for bits in broken[:3]:
+        if last == (32, 32):  # nothing becomes levels: NaN reaches the output, where it is refused
+            assert any(head.isnan().any() for head in engine.heads(bits))
+            continue
         with pytest.raises(NonFiniteError, match="NaN"):
             engine.heads(bits)
 
@@ -564,30 +568,6 @@ def test_packed_float_convolutions_have_the_bits_of_torch(clip, conv, seed):
     if clip != NO_CLIP:
         expected = expected.clamp(clip.low, clip.high)
     assert torch.equal(found, expected)
-
-
-def test_nan_in_front_of_a_float_layer_is_not_hidden_by_its_clip():
-    class Root(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Conv2d(3, 4, 3)
-            self.b = nn.Conv2d(4, 2, 3)
-
-        def forward(self, x):
-            return torch.relu(self.b((self.a(x) - self.floor).sqrt()))
-
-    torch.manual_seed(20)
-    samples = torch.randn(4, 3, 8, 8)
-    network = Root().eval()
-    network.floor = (network.a(samples).min() - 1e-3).item()
-    network, ranges = prepare(network, samples)
-    engine = engine_of(network, samples, ranges)
-    policies = [np.array([pair, (32, 32)], dtype=np.int64) for pair in itertools.product(range(2, 8), repeat=2)]
-    reference = reference_of(network, samples, ranges)
-    broken = [bits for bits in policies if any(head.isnan().any() for head in reference.heads(bits))]
-    assert broken
-    for bits in broken[:3]:
-        assert any(head.isnan().any() for head in engine.heads(bits))
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
