@@ -4,13 +4,16 @@
 
 For each network: the sensitivity scan, then the first so many policies of a fixed sequence, one thread. Every result
 is in `data/NETWORK.sqlite` at once, so it goes on where it was killed. Networks take turns, a hundredth of their
-policies each, so that a run that is ended early has something of all.
+policies each, so that a run that is ended early has something of all. The search's usual 50 samples, but for the
+networks in `SAMPLES`.
 
 The sequence draws independently, with seed 0: 0.3 random policies around random levels of bits, 0.1 with every gene
 uniform, 0.2 points of the additive model's fronts (of bit operations and of size, evenly along the curve), 0.4 points
 near them: layers exchanged with another point of the front or a random policy, then genes moved by one or two choices.
 """
 
+import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +24,7 @@ from accuracy import recipe_for
 from rich.console import Console
 
 import evoq_moo as evoq
+from evoq_moo._files import write_atomically
 from evoq_moo._genes import gene_tables
 from evoq_moo.baselines import AdditiveFront, additive_front, spread
 from evoq_moo.cost import COSTS, cost_matrix
@@ -34,8 +38,17 @@ KINDS = ("levels", "uniform", "front", "near")
 SHARES = (0.3, 0.1, 0.2, 0.4)
 FRONT_POINTS = 2000
 SEED = 0
+SAMPLES = {"squeezenet1_1": 16, "mobilenet_v2": 8, "efficientnet_lite0": 8}
+"""Fewer samples where an evaluation is dear: the problem made of them says so."""
 TURNS = 100
 Vectors = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def recipe_of(name: str) -> evoq.Recipe:
+    """Return the recipe of a network of the suite."""
+    if name == "digits":
+        return evoq.Recipe(model=name)
+    return dataclasses.replace(recipe_for(name), count=SAMPLES.get(name, 50))
 
 
 def front_of(table: SensitivityTable, cost: str) -> AdditiveFront:
@@ -100,10 +113,20 @@ def main(
     for target in targets:
         name, count = target.split("=")
         start = time.time()
-        network = (evoq.Recipe(model=name) if name == "digits" else recipe_for(name))(threads=1)
+        network = recipe_of(name)(threads=1)
         evaluator = Evaluator(network, store=output / f"{name}.sqlite")
         table = evoq.measure_sensitivity(network, evaluator=evaluator)
         table.save(output / f"{name}.sensitivity.json")
+        origin = {
+            "identity": network.identity,
+            "fingerprint": network.fingerprint,
+            "metric": network.metric,
+            "samples": len(network.samples),
+            "engine": network.engine_name,
+            "policies": int(count),
+            "seed": SEED,
+        }
+        write_atomically(output / f"{name}.json", json.dumps(origin).encode())
         bits = network.space.decode(policies(table, int(count))[0])
         work.append((name, evaluator, np.array_split(bits, TURNS)))
         console.print(f"{name}: {network.space.n_var} genes, ready after {time.time() - start:.1f} s", highlight=False)

@@ -14,7 +14,6 @@ from evoq_moo.choosing import Choice, choose_by_accuracy
 from evoq_moo.cost import Cost
 from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
-from evoq_moo.distill import distill_samples
 from evoq_moo.errors import EvoqError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
@@ -24,6 +23,7 @@ from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import measure_sensitivity
 from evoq_moo.space import LayerInfo, Policy, SearchSpace
 from evoq_moo.store import EvaluationStore
+from evoq_moo.study import Study, StudyResults
 
 __all__ = [
     "Accuracy",
@@ -48,9 +48,10 @@ __all__ = [
     "SearchRun",
     "SearchSpace",
     "SensitivityTable",
+    "Study",
+    "StudyResults",
     "calibrate",
     "choose_by_accuracy",
-    "distill_samples",
     "evaluate_accuracy",
     "evaluate_detection",
     "guided_nsga2",

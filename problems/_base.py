@@ -85,10 +85,6 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
                 f"with every gene at its widest, is {widest:.6g}"
             )
 
-    @property
-    def _needs_difference(self) -> bool:
-        return "difference" in self.objectives or "difference" in self.budgets
-
     def values(self, X: IntArray, *, all_values: bool = False) -> dict[str, FloatArray]:
         """Return the named values of vectors.
 
@@ -102,16 +98,12 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
         Raises:
             BitWidthError: A value is not an allowed bit-width of its gene.
         """
-        bits = self.space.decode(X)
-        costs = cost_matrix(self.space.layers, bits)
-        values = {"size": costs[:, 0], "bops": costs[:, 1]}
-        if all_values or self._needs_difference:
-            values["difference"] = self._differences(bits)
-        return values
+        needed = "difference" in self.objectives or "difference" in self.budgets
+        return self._values(X, difference=all_values or needed)
 
     @abstractmethod
-    def _differences(self, bits: IntArray) -> FloatArray:
-        """Return the differences of bit-widths `(n, layers, 2)`, float64 `(n,)`."""
+    def _values(self, X: IntArray, *, difference: bool) -> dict[str, FloatArray]:
+        """Return sizes and bit operations of vectors, and their differences where asked for, float64 `(n,)` each."""
 
     def _evaluate(self, X: IntArray, out: dict[str, Any], *_args: Any, **_kwargs: Any) -> None:
         values = self.values(X)

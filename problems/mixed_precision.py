@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evoq_moo.calibration import CalibratingNetwork, CalibratingRecipe
+from evoq_moo.cost import cost_matrix
 from evoq_moo.errors import ArgumentError
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.network import QuantizedNetwork
@@ -75,8 +76,13 @@ class MixedPrecisionProblem(BitWidthProblem):
         self.evaluator = Evaluator(evaluated, store=store, workers=workers, executor=executor, recipe=recipe)
         self._check_difference_budget()
 
-    def _differences(self, bits: IntArray) -> FloatArray:
-        return self.evaluator.differences(bits, on_result=self.on_result)
+    def _values(self, X: IntArray, *, difference: bool) -> dict[str, FloatArray]:
+        bits = self.space.decode(X)
+        costs = cost_matrix(self.space.layers, bits)
+        values = {"size": costs[:, 0], "bops": costs[:, 1]}
+        if difference:
+            values["difference"] = self.evaluator.differences(bits, on_result=self.on_result)
+        return values
 
     def close(self) -> None:
         """End worker processes and close the store, unless it was given open."""

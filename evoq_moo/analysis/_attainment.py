@@ -32,7 +32,8 @@ class AttainmentDifference:
     """Where the runs of one side attain more often than the other's.
 
     Attributes:
-        rectangles: Float64 `(n, 4)`: lower corner (two objectives), upper corner; infinite where unbounded.
+        rectangles: Float64 `(n, 4)`: lower corner (two objectives), upper corner; infinite where unbounded. None
+            where both sides attain the same everywhere.
         values: Float64 `(n,)`: share of left runs less share of right runs that attain the rectangle, -1..1.
     """
 
@@ -80,6 +81,8 @@ def attainment_difference(left: Sequence[npt.ArrayLike], right: Sequence[npt.Arr
     if len(left) != len(right):
         raise ArgumentError(f"right: given {len(right)} runs; allowed: as many as left, {len(left)}")
     sides = [np.column_stack(_stacked(name, runs, (2,))) for name, runs in (("left", left), ("right", right))]
+    if not moocore.eafdiff(*sides)[:, -1].any():  # moocore can't make rectangles of nothing
+        return AttainmentDifference(rectangles=np.empty((0, 4)), values=np.empty(0))
     found = moocore.eafdiff(*sides, rectangles=True)
     return AttainmentDifference(rectangles=found[:, :4], values=found[:, 4] / len(left))
 

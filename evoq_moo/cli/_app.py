@@ -14,6 +14,7 @@ from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.choosing import PICKS
 from evoq_moo.cli._calibrate import calibrate_command
+from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
@@ -26,7 +27,6 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
 from evoq_moo.run import RunSettings, execute, load_front, recipe_of
-from evoq_moo.sample_choice import CHOOSERS, RANDOM
 from evoq_moo.space import Policy
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.command("calibrate")(calibrate_command)
 app.command("report")(report_command)
 app.command("models")(models_command)
+app.command("compare")(compare_command)
 console = Console()
 
 Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]
@@ -69,11 +70,7 @@ def search(
     download: Annotated[
         bool, typer.Option("--download", help="Get published weights where they aren't on this machine.")
     ] = False,
-    samples: Annotated[
-        str | None,
-        typer.Option(help="Folder of images or .npz file, no labels needed; synthetic: made of BatchNorm statistics."),
-    ] = None,
-    choose: Annotated[str, typer.Option(help=f"How samples are drawn: {', '.join(CHOOSERS)}.")] = RANDOM,
+    samples: Annotated[str | None, typer.Option(help="Folder of images or .npz file; no labels needed.")] = None,
     count: Annotated[int, typer.Option(help="Number of samples.")] = 50,
     samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
     resize: Resize = None,
@@ -116,7 +113,6 @@ def search(
         samples=samples,
         count=count,
         samples_seed=samples_seed,
-        choose=choose,
         preprocess=_preprocess(name, weights, resize=resize, crop=crop, mean=mean, std=std),
         weight_bits=parse_bits("weight-bits", weight_bits),
         activation_bits=parse_bits("activation-bits", activation_bits),

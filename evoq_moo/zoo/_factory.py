@@ -3,27 +3,25 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from torch import nn
 
 from evoq_moo.errors import ArgumentError, nearest
 
 
-def load_factory(factory: str) -> nn.Module:
-    """Import and call a function without arguments that makes a network.
+def import_function(factory: str) -> Callable[..., Any]:
+    """Import a function of the user's.
 
     The working directory is on the import path meanwhile, as with ``python -m``.
 
     Args:
         factory: ``"package.module:function"``.
 
-    Returns:
-        The network, in evaluation mode.
-
     Raises:
-        ArgumentError: Not of this form, the module or function isn't there or fails, or what it makes isn't a network.
+        ArgumentError: Not of this form, or the module or function isn't there or fails.
     """
     module_name, colon, attribute = factory.partition(":") if isinstance(factory, str) else ("", "", "")
     if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
@@ -43,11 +41,28 @@ def load_factory(factory: str) -> nn.Module:
         if not hasattr(module, attribute):
             public = [name for name in vars(module) if not name.startswith("_")]
             raise ArgumentError(f"factory: {module_name} has no {attribute!r}; {nearest(attribute, public)}")
-        function = getattr(module, attribute)
+        function: Callable[..., Any] = getattr(module, attribute)
         if not callable(function):
-            raise ArgumentError(
-                f"factory: {factory} is a {type(function).__name__}; allowed: a function without arguments"
-            )
+            raise ArgumentError(f"factory: {factory} is a {type(function).__name__}; allowed: a function")
+    return function
+
+
+def load_factory(factory: str) -> nn.Module:
+    """Import and call a function without arguments that makes a network.
+
+    The working directory is on the import path meanwhile, as with ``python -m``.
+
+    Args:
+        factory: ``"package.module:function"``.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        ArgumentError: Not of this form, the module or function isn't there or fails, or what it makes isn't a network.
+    """
+    function = import_function(factory)
+    with _working_directory_importable():
         try:
             network = function()
         except Exception as error:

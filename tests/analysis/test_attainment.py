@@ -40,6 +40,13 @@ def test_difference_rectangles_hold_the_difference_of_shares():
     assert seen > 100
 
 
+def test_sides_that_attain_the_same_have_no_rectangles():
+    runs = [np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([[1.5, 1.5]])]
+    found = attainment_difference(runs, runs)
+    assert found.rectangles.shape == (0, 4)
+    assert found.values.shape == (0,)
+
+
 def test_dominated_and_infinite_rows_change_nothing():
     runs = [np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([[1.5, 1.5]])]
     more = [np.vstack([runs[0], [[3, 3], [np.inf, 0]]]), runs[1]]

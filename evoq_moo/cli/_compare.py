@@ -1,0 +1,99 @@
+"""The command `evoq compare`."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evoq_moo.errors import ArgumentError, MissingPackageError
+from evoq_moo.study import Study, StudyResults
+from evoq_moo.study._results import INDICATORS
+from evoq_moo.study._toml import read_study
+
+
+def compare_command(
+    file: Annotated[Path, typer.Argument(help="TOML file that describes the study.")],
+    *,
+    workers: Annotated[int | None, typer.Option(help="Run on this many processes.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on the Dask cluster of this scheduler, like tcp://host:8786.")
+    ] = None,
+    indicator: Annotated[str, typer.Option(help=f"What to print: {', '.join(INDICATORS)}.")] = "hypervolume",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the file's `path`.")] = None,
+) -> None:
+    """Run every algorithm on every problem with every seed; the same command goes on where it was."""
+    arguments = read_study(file)
+    if output is not None:
+        arguments["path"] = output
+    with _executor(workers, scheduler) as executor:
+        results = Study(**arguments, executor=executor).run()
+    console = Console()
+    files = results.save()
+    for problem in results.problems:
+        console.print(_table(results, problem, indicator))
+    if len(results.problems) > 1 and len(results.algorithms) > 2:
+        ranking = results.friedman(indicator=indicator)
+        order = np.argsort(ranking.average_ranks)
+        ranks = ", ".join(f"{ranking.names[i]} {ranking.average_ranks[i]:.2f}" for i in order)
+        console.print(
+            f"average ranks over {len(results.problems)} problems: {ranks}\nFriedman p = {ranking.p_value:.2g}, "
+            f"critical difference {ranking.critical_difference:.2f} (Nemenyi, {ranking.alpha:g})",
+            highlight=False,
+        )
+    console.print(f"files: {', '.join(str(path) for path in files)}; each run's archive in runs/", highlight=False)
+
+
+def _executor(workers: int | None, scheduler: str | None) -> AbstractContextManager[Executor | int | None]:
+    """Return what a study runs on, as a context.
+
+    Raises:
+        ArgumentError: Both are given, or there is no scheduler at the address.
+        MissingPackageError: Dask isn't installed.
+    """
+    if workers is not None and scheduler is not None:
+        raise ArgumentError("workers, scheduler: given both; allowed: one of them")
+    return _given(workers) if scheduler is None else _dask(scheduler)
+
+
+@contextmanager
+def _given(workers: int | None) -> Iterator[int | None]:
+    yield workers
+
+
+@contextmanager
+def _dask(scheduler: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingPackageError("--scheduler needs Dask: pip install 'evoq-moo[dask]'") from error
+    try:
+        client: Any = Client(scheduler, timeout=30)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"scheduler: given {scheduler!r}; no Dask scheduler answers there: {error}") from error
+    with client:
+        yield client.get_executor()
+
+
+def _table(results: StudyResults, problem: str, indicator: str) -> Table:
+    """Return the algorithms on one problem, best first."""
+    rows = results.summary(indicator=indicator)
+    rows = rows[rows["problem"] == problem]
+    table = Table(title=f"{problem}: {indicator}, {int(rows['runs'].min())} seeds")
+    for column in ("algorithm", "median", "95 % interval", "A12 of the best over it", "p (Holm)"):
+        table.add_column(column, justify="left" if column == "algorithm" else "right")
+    for row in rows.itertuples():
+        first = np.isnan(row.p_holm)
+        table.add_row(
+            row.algorithm,
+            f"{row.median:.4f}",
+            f"{row.low:.4f} .. {row.high:.4f}",
+            "" if first else f"{row.a12:.2f}",
+            "" if first else f"{row.p_holm:.2g}",
+        )
+    return table
