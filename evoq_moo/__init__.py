@@ -14,6 +14,7 @@ from evoq_moo.choosing import Choice, choose_by_accuracy
 from evoq_moo.cost import Cost
 from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
+from evoq_moo.distill import distill_samples
 from evoq_moo.errors import EvoqError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
@@ -52,6 +53,7 @@ __all__ = [
     "StudyResults",
     "calibrate",
     "choose_by_accuracy",
+    "distill_samples",
     "evaluate_accuracy",
     "evaluate_detection",
     "guided_nsga2",

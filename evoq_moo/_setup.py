@@ -42,7 +42,7 @@ def check_samples(samples: object) -> Tensor:
 
 
 @contextmanager
-def _observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Iterator[None]:
+def observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Iterator[None]:
     lock = threading.Lock()
     modules = dict(network.named_modules())
     handles = []
@@ -133,7 +133,7 @@ def tabulate(
             bar.advance()
             return heads
 
-        with _observed(network, names, lambda name, x: histograms[name].observe_extremes(x)):
+        with observed(network, names, lambda name, x: histograms[name].observe_extremes(x)):
             try:
                 parts = pool.map(run, batches)
             except (RuntimeError, ValueError, TypeError) as error:
@@ -147,7 +147,7 @@ def tabulate(
                 )
         heads = [torch.cat(head) for head in zip(*parts, strict=True)]
         check_finite(heads, network, batches, "the float network")
-        with _observed(network, names, lambda name, x: histograms[name].observe_counts(x)):
+        with observed(network, names, lambda name, x: histograms[name].observe_counts(x)):
             pool.map(run, batches)
 
         def ranges_of(name: str) -> LayerRanges:

@@ -13,7 +13,7 @@ from evoq_moo.space import LayerInfo
 
 LAYER_TYPES: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Classes of quantizable layers (and their subclasses, where those multiply by their weight itself)."""
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def fold_batch_norm(network: nn.Module, sample: Tensor) -> tuple[str, ...]:
     folded = []
     for name in trace.order:
         norm = modules[name]
-        if not isinstance(norm, _NORMS) or trace.call_counts[name] != 1 or norm.running_mean is None:
+        if not isinstance(norm, NORMS) or trace.call_counts[name] != 1 or norm.running_mean is None:
             continue
         tensor = trace.inputs_of[name][0]
         layer_name = produced_by.get(tensor)
@@ -223,7 +223,7 @@ def _notes_left_out(modules: dict[str, nn.Module], trace: Trace) -> list[str]:
         kind = type(module).__name__
         if isinstance(module, LAYER_TYPES) and not trace.call_counts.get(name):
             notes.append(f"{name} ({kind}) did not run: left as it is, no gene, not in the costs")
-        elif isinstance(module, _NORMS) and trace.call_counts.get(name):
+        elif isinstance(module, NORMS) and trace.call_counts.get(name):
             notes.append(f"{name} ({kind}) has no layer of its own before it: stays in float")
     return notes
 

@@ -11,10 +11,12 @@ from torch import nn
 from evoq_moo import zoo
 from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
+from evoq_moo.distill import SYNTHETIC, cached_samples
 from evoq_moo.engines import EngineName
-from evoq_moo.errors import ArgumentError, FormatError
+from evoq_moo.errors import ArgumentError, FormatError, check_name
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
+from evoq_moo.sample_choice import CHOOSERS, RANDOM
 
 logger = logging.getLogger("evoq_moo")
 
@@ -26,9 +28,11 @@ class Recipe:
     Attributes:
         model: Name of a zoo entry, or ``package.module:factory`` for a function that returns a module.
         weights: A weights file or a torchvision weights name; None for what the entry has (the factory's own).
-        samples: Folder, ``.npz`` file; None for the entry's embedded images.
+        samples: Folder, ``.npz`` file, or ``"synthetic"`` for images distilled from BatchNorm statistics (a folder of
+            that name: ``./synthetic``); None for the entry's embedded images.
         count: Number of samples.
         samples_seed: Seed of the draw.
+        choose: How samples are drawn, see :func:`evoq_moo.load_samples`.
         preprocess: As :meth:`Preprocess.to_json` gives it; None for the model's own.
         weight_bits: Bit-widths the search may give to weights.
         activation_bits: And to activations.
@@ -44,6 +48,7 @@ class Recipe:
     samples: str | None = None
     count: int = 50
     samples_seed: int = 0
+    choose: str = RANDOM
     preprocess: Mapping[str, Any] | None = None
     weight_bits: tuple[int, ...] = tuple(range(2, 9))
     activation_bits: tuple[int, ...] = tuple(range(2, 9))
@@ -99,6 +104,9 @@ class Recipe:
             ArgumentError: No samples are given for a model that has none embedded.
             EvoqError: As the loaders and :class:`QuantizedNetwork`.
         """
+        check_name("choose", self.choose, CHOOSERS)
+        if self.samples == SYNTHETIC and self.choose != RANDOM:
+            raise ArgumentError(f"choose: given {self.choose!r} with synthetic samples; allowed: {RANDOM!r}")
         model, preprocess = self.load_model()
         images: Any = self.samples
         if images is None:
@@ -108,7 +116,20 @@ class Recipe:
                     f"samples: given none; {self.model} has no images of its own: give a folder or .npz"
                 )
             images = default()
-        samples = load_samples(images, count=self.count, preprocess=preprocess, seed=self.samples_seed)
+        if self.samples == SYNTHETIC:
+            samples = cached_samples(
+                model, count=self.count, preprocess=preprocess, seed=self.samples_seed, progress=progress
+            )
+        else:
+            samples = load_samples(
+                images,
+                count=self.count,
+                preprocess=preprocess,
+                seed=self.samples_seed,
+                choose=self.choose,
+                network=model,
+                progress=progress,
+            )
         return QuantizedNetwork(
             model,
             samples,
@@ -127,7 +148,7 @@ class Recipe:
         data = asdict(self)
         for key in ("weights", "samples"):
             value = data[key]
-            if value is not None and Path(value).exists():
+            if value is not None and value != SYNTHETIC and Path(value).exists():
                 data[key] = str(Path(value).resolve())
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 

@@ -27,6 +27,7 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
 from evoq_moo.run import RunSettings, execute, load_front, recipe_of
+from evoq_moo.sample_choice import CHOOSERS, RANDOM
 from evoq_moo.space import Policy
 
 app = typer.Typer(
@@ -70,7 +71,11 @@ def search(
     download: Annotated[
         bool, typer.Option("--download", help="Get published weights where they aren't on this machine.")
     ] = False,
-    samples: Annotated[str | None, typer.Option(help="Folder of images or .npz file; no labels needed.")] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(help="Folder of images or .npz file, no labels needed; synthetic: made of BatchNorm statistics."),
+    ] = None,
+    choose: Annotated[str, typer.Option(help=f"How samples are drawn: {', '.join(CHOOSERS)}.")] = RANDOM,
     count: Annotated[int, typer.Option(help="Number of samples.")] = 50,
     samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
     resize: Resize = None,
@@ -113,6 +118,7 @@ def search(
         samples=samples,
         count=count,
         samples_seed=samples_seed,
+        choose=choose,
         preprocess=_preprocess(name, weights, resize=resize, crop=crop, mean=mean, std=std),
         weight_bits=parse_bits("weight-bits", weight_bits),
         activation_bits=parse_bits("activation-bits", activation_bits),

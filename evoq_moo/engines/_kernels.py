@@ -24,6 +24,7 @@ _PIECE = 2**18
 """Values quantized at once: 1 MiB of working memory (measured: between 2^16 and no bound, the fastest on ResNets)."""
 _FLOAT32_MAX = 3.4028234663852886e38
 _onednn: Any = torch.ops.onednn
+_mkldnn: Any = torch.ops.mkldnn
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,19 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
+class PackedFloat:
+    """Float32 weights in the layout of oneDNN's kernel.
+
+    Attributes:
+        values: Opaque.
+        nbytes: Memory it takes (bytes).
+    """
+
+    values: Tensor
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where a convolution's kernel is put; `pad` is (left, right, top, bottom) where the two sides differ."""
 
@@ -225,6 +239,49 @@ def linear(x: Tensor, source: Quantizer, weight: PackedWeight, bias: Tensor | No
         end.scalars,
         "",
     )
+    return result
+
+
+def float_packable(weight: Tensor, geometry: Geometry | None) -> bool:
+    """Return whether a float32 convolution of this weight can run from packed weights with the bits of torch's own.
+
+    Torch itself computes these with oneDNN, and brings the weights into its layout at every call. On one thread it
+    computes one place at a time (1 x 1) with a matrix product instead, and it does not see that an input of one
+    channel lies channels last: both round differently.
+    """
+    if geometry is None or geometry.pad is not None or weight.dim() != 4 or weight.dtype != torch.float32:
+        return False
+    if weight.shape[1] * geometry.groups == 1:
+        return False
+    return weight[0, 0].numel() > 1 or geometry.stride != (1, 1) or geometry.groups > 1
+
+
+def pack_float_conv(weight: Tensor, geometry: Geometry, input_shape: tuple[int, ...]) -> PackedFloat:
+    """Bring float32 convolution weights into the layout of oneDNN's kernel.
+
+    Args:
+        weight: Float32 `(out, in / groups, kernel height, kernel width)`.
+        geometry: Stride, padding, dilation and groups.
+        input_shape: `(samples, in, height, width)` to pack for; any other shape still gives the same results.
+    """
+    where = (list(geometry.padding), list(geometry.stride), list(geometry.dilation), geometry.groups)
+    packed = _mkldnn._reorder_convolution_weight(weight.contiguous(), *where, list(input_shape))
+    return PackedFloat(packed, 4 * weight.numel())
+
+
+def float_conv(x: Tensor, weight: PackedFloat, bias: Tensor | None, geometry: Geometry, clip: Clip | None) -> Tensor:
+    """Return a float32 convolution with a clip of its result; bit for bit what torch computes in two passes."""
+    empty: list[float] = []
+    if clip is None or clip == Clip(None, None):
+        post_op, scalars = "none", empty
+    elif clip == Clip(0.0, None):
+        post_op, scalars = "relu", empty
+    else:
+        low, high = clip.low, clip.high
+        post_op = "hardtanh"
+        scalars = [-_FLOAT32_MAX if low is None else low, _FLOAT32_MAX if high is None else high]
+    where = (geometry.padding, geometry.stride, geometry.dilation, geometry.groups)
+    result: Tensor = _mkldnn._convolution_pointwise(x, weight.values, bias, *where, post_op, scalars, "")
     return result
 
 

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
 from evoq_moo.engines._kernels import (
     Geometry,
+    PackedFloat,
     PackedWeight,
     Quantizer,
     accumulator_fits,
+    float_packable,
     pack_conv,
+    pack_float_conv,
     pack_linear,
     products_fit,
 )
@@ -29,6 +32,10 @@ WEIGHT_MEMORY = 2**30
 """Packed and float weights kept between evaluations (bytes)."""
 
 
+Held = PackedWeight | PackedFloat | Tensor
+Key = tuple[int, int, bool]
+
+
 class WeightCache:
     """Least recently used weights leave first once the bound is passed.
 
@@ -38,11 +45,11 @@ class WeightCache:
 
     def __init__(self, bound: int = WEIGHT_MEMORY) -> None:
         self._bound = bound
-        self._held: OrderedDict[tuple[int, int, bool], PackedWeight | Tensor] = OrderedDict()
+        self._held: OrderedDict[Key, Held] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int, bool], make: Callable[[], PackedWeight | Tensor]) -> PackedWeight | Tensor:
+    def get(self, key: Key, make: Callable[[], Held]) -> Held:
         """Return what is held under (layer, bits, packed), made on first use."""
         with self._lock:
             if key in self._held:
@@ -65,13 +72,14 @@ class BoundLayer:
     Attributes:
         quantizer: Of its input; None where the input stays float.
         packed: Weight levels, where the layer computes in integers.
-        weight: Float32 weights moved to their levels (or as they are), where it computes in float.
+        weight: Float32 weights moved to their levels (or as they are), where it computes in float; in the kernel's
+            layout where there is one for the layer.
         bias: Float32 `(out,)` or None.
     """
 
     quantizer: Quantizer | None
     packed: PackedWeight | None
-    weight: Tensor | None
+    weight: Tensor | PackedFloat | None
     bias: Tensor | None
 
 
@@ -134,9 +142,11 @@ class IntegerLayer:
         if self.is_integer(weight_bits, activation_bits):
             packed = self._cache.get((self.index, weight_bits, True), lambda: self._pack(weight_bits))
             return BoundLayer(quantizer, packed, None, self.bias)  # type: ignore[arg-type]
-        if weight_bits not in self._ranges.weight_scales:
+        known = isinstance(self.module, nn.Conv2d) and self._shape is not None
+        packable = known and float_packable(self.weight, self._geometry)
+        if weight_bits not in self._ranges.weight_scales and not packable:
             return BoundLayer(quantizer, None, self.weight, self.bias)
-        weight = self._cache.get((self.index, weight_bits, False), lambda: self._dequantized(weight_bits))
+        weight = self._cache.get((self.index, weight_bits, False), lambda: self._float(weight_bits, packable))
         return BoundLayer(quantizer, None, weight, self.bias)  # type: ignore[arg-type]
 
     def _levels(self, bits: int) -> tuple[Tensor, Tensor]:
@@ -144,9 +154,14 @@ class IntegerLayer:
         scale = per_channel(scales, self.weight, self._dim)
         return quantize(self.weight, scale, 0, *weight_range(bits)), scale
 
-    def _dequantized(self, bits: int) -> Tensor:
-        levels, scale = self._levels(bits)
-        return dequantize(levels, scale, 0)
+    def _float(self, bits: int, packable: bool) -> Tensor | PackedFloat:
+        weight = self.weight
+        if bits in self._ranges.weight_scales:
+            levels, scale = self._levels(bits)
+            weight = dequantize(levels, scale, 0)
+        if packable and self._geometry is not None and self._shape is not None:
+            return pack_float_conv(weight, self._geometry, self._shape)
+        return weight
 
     def _pack(self, bits: int) -> PackedWeight:
         levels = self._levels(bits)[0].to(torch.int8)

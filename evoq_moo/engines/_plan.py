@@ -73,7 +73,7 @@ class Plan:
         for step in self.steps:
             if step.layer in changed or not dirty.isdisjoint(step.reads) or any(k not in known for k in step.writes):
                 dirty.update(step.writes)
-                found.append(step)
+                found.append(replace(step, run=step.run_reusing) if step.run_reusing and step.reuse in dirty else step)
         return tuple(_with_frees(found, self.program))
 
     def output(self, frame: Frame) -> Any:
@@ -99,7 +99,7 @@ def static_values(program: Program, samples: Any) -> dict[str, Any]:
     read = {output.name for output in graph.outputs if isinstance(output, Ref)}
     for op in program.ops:
         if op.name in names:
-            _float_step(op, samples=len(samples), reuse=None).run(frame)
+            _float_step(op, samples=len(samples), reuse=None, finite=False).run(frame)
         else:
             read |= set(op.inputs)
     return {name: value for (name, _), value in frame.results.items() if name in read}
@@ -134,8 +134,12 @@ def compile_plan(program: Program, integer: Sequence[bool], samples: int, *, kee
             sources, out = tuple((name, target) for name in op.inputs), (op.name, target)
             made.append(Step(sources, (out,), steps.move_levels(op, sources, target, out)))
         else:
-            reuse = None if keep or not isinstance(op, Add) else _overwritable(op, readers, static)
-            made.append(_float_step(op, samples=samples, reuse=reuse))
+            reuse = _overwritable(op, readers, static) if isinstance(op, Add) else None
+            step = _float_step(op, samples=samples, reuse=None if keep else reuse, finite=op.name not in doubtful)
+            if keep and reuse is not None:
+                reusing = _float_step(op, samples=samples, reuse=reuse, finite=op.name not in doubtful)
+                step = replace(step, reuse=reuse, run_reusing=reusing.run)
+            made.append(step)
             target = None
         if target is None:
             made += _quantize_steps(op.name, wanted, static=False, check=op.name in doubtful)
@@ -185,10 +189,10 @@ def _doubtful(program: Program, integer: Sequence[bool]) -> set[str]:
     return names
 
 
-def _float_step(op: Lowered, *, samples: int, reuse: Key | None) -> Step:
+def _float_step(op: Lowered, *, samples: int, reuse: Key | None, finite: bool) -> Step:
     sources, out = tuple((name, FLOAT) for name in op.inputs), (op.name, FLOAT)
     if isinstance(op, Layer):
-        run = steps.float_layer(op.op, op.index, sources[0], op.clip, samples, out)
+        run = steps.float_layer(op.op, op.index, sources[0], op.clip, out, samples=samples, finite=finite)
         return Step(sources, (out,), run, layer=op.index)
     if isinstance(op, Add):
         return Step(sources, (out,), steps.add(sources[0], sources[1], op.clip, reuse, out))

@@ -10,7 +10,18 @@ from torch.utils._pytree import tree_map_only
 
 from evoq_moo.arithmetic import activation_range, dequantize, quantize
 from evoq_moo.engines._capture import NO_CLIP, RELU, Op, Ref, geometry_of
-from evoq_moo.engines._kernels import Clip, Epilogue, Geometry, Quantizer, conv, epilogue, levels_of, linear
+from evoq_moo.engines._kernels import (
+    Clip,
+    Epilogue,
+    Geometry,
+    PackedFloat,
+    Quantizer,
+    conv,
+    epilogue,
+    float_conv,
+    levels_of,
+    linear,
+)
 from evoq_moo.engines._layers import BoundLayer
 from evoq_moo.engines._lower import Move
 from evoq_moo.errors import NetworkError, NonFiniteError
@@ -67,6 +78,8 @@ class Step:
         run: Runs it.
         layer: The layer it computes, if any.
         frees: What no later step reads.
+        reuse: What it may be computed in the memory of, where that was made in the same run.
+        run_reusing: Runs it so.
     """
 
     reads: tuple[Key, ...]
@@ -74,6 +87,8 @@ class Step:
     run: Run
     layer: int | None = None
     frees: tuple[Key, ...] = ()
+    reuse: Key | None = None
+    run_reusing: Run | None = None
 
 
 def product(x: Tensor, layer: BoundLayer, geometry: Geometry | None, dims: int, end: Epilogue) -> Tensor:
@@ -111,13 +126,29 @@ def integer_layer(op: Op, index: int, source: Key, clip: Clip, target: int | Non
     return run
 
 
-def float_layer(op: Op, index: int, source: Key, clip: Clip, samples: int, out: Key) -> Run:
+def float_layer(op: Op, index: int, source: Key, clip: Clip, out: Key, *, samples: int, finite: bool) -> Run:
     """Return what computes a layer in float32, as the reference does, in groups of samples of one size.
 
     Torch's float32 kernels round differently with the number of samples. With the last group filled up, every kernel
     sees the same number, and micro-batches don't matter.
+
+    Args:
+        op: The call.
+        index: The layer.
+        source: Its input.
+        clip: What is fused behind it.
+        out: Its result.
+        samples: Samples in a micro-batch.
+        finite: Whether its result is surely finite. A kernel's own clip would hide NaN.
     """
     rest = op.args[3:]
+    geometry = geometry_of(op)
+    fused, after = (clip, NO_CLIP) if finite else (NO_CLIP, clip)
+
+    def compute_group(x: Tensor, layer: BoundLayer) -> Tensor:
+        if geometry is not None and isinstance(layer.weight, PackedFloat):
+            return clipped(float_conv(x, layer.weight, layer.bias, geometry, fused), after)
+        return clipped(op.target(x, layer.weight, layer.bias, *rest), clip)
 
     def run(frame: Frame) -> None:
         layer = frame.layers[index]
@@ -128,13 +159,23 @@ def float_layer(op: Op, index: int, source: Key, clip: Clip, samples: int, out: 
             x = dequantize(quantize(x, scale, q.zero_point, *activation_range(q.bits)), scale, q.zero_point)
         # A network may move positions into the first dimension, several rows of each sample; or mix samples there.
         group = len(x) // samples * FLOAT_GROUP if len(x) % samples == 0 else len(x)
+        if len(x) == group and _is_dense(x):
+            frame.results[out] = compute_group(x, layer)
+            return
         results = []
         for part in torch.split(x, group):
             filled = torch.cat([part, *[part[:1]] * (group - len(part))])
-            results.append(op.target(filled, layer.weight, layer.bias, *rest)[: len(part)])
-        frame.results[out] = clipped(torch.cat(results), clip)
+            results.append(compute_group(filled, layer)[: len(part)])
+        frame.results[out] = torch.cat(results)
 
     return run
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Return whether a copy made by `torch.cat` would surely lie in memory as the tensor does."""
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return x.is_contiguous()
 
 
 def clipped(x: Tensor, clip: Clip) -> Tensor:

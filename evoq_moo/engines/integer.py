@@ -36,7 +36,9 @@ class IntegerEngine:
 
     Results do not depend on the number of threads or, for a captured network, on the micro-batch size, except through
     operators between layers that mix samples or whose own rounding depends on it (none of those in torchvision's
-    classifiers). They differ from the reference's where its float32 sums round across the border of a level.
+    classifiers). They differ from the reference's where its float32 sums round across the border of a level: one such
+    flip re-rounds everything behind it. `benchmarks/engine_agreement.py` compares both with float64, and with float64
+    whose results are rounded once to float32, which no float32 arithmetic can be closer than.
 
     Args:
         network: The folded float network; it may be changed.
