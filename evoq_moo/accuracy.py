@@ -1,21 +1,17 @@
 """Top-1 and top-5 accuracy of a classification network, and how often it agrees with the float network."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from evoq_moo._compute import ComputePool
+from evoq_moo._compute import MICRO_BATCH, ComputePool, evaluation_mode
 from evoq_moo.data import Images, LabelledImages, Labels, Transform, check_batches, check_labels
 from evoq_moo.detection._decode import HEADS, BoxDecoder, attribute_of
 from evoq_moo.errors import ArgumentError, ImageError, NetworkError, NonFiniteError
 from evoq_moo.progress import track
-
-MICRO_BATCH = 5
-"""Images of one forward pass: few keep the activations of ImageNet networks in cache (measured)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +93,7 @@ def evaluate_accuracy(
         return torch.cat(pool.map(lambda part: _logits(argument, module, part), parts))
 
     classes = agreed = top1 = top5 = 0
-    with _evaluation_mode(network, reference), track(count, "accuracy", enabled=progress) as bar:
+    with evaluation_mode(network, reference), track(count, "accuracy", enabled=progress) as bar:
         for x, y in batches:
             logits = run("network", network, x)
             classes = logits.shape[1]
@@ -173,16 +169,3 @@ def _logits(argument: str, network: nn.Module, x: Tensor) -> Tensor:
             f"{argument}: its logits are NaN for {int(logits.isnan().any(dim=1).sum())} of {len(x)} images"
         )
     return logits
-
-
-@contextmanager
-def _evaluation_mode(*networks: nn.Module | None) -> Iterator[None]:
-    modes = [(module, module.training) for network in networks if network is not None for module in network.modules()]
-    for network in networks:
-        if network is not None:
-            network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -85,8 +85,8 @@ class Recipe:
         if self.classes is not None:
             raise ArgumentError(f"classes: given {self.classes}; a factory ({self.model}) knows its own")
         network = zoo.load_factory(self.model)
-        preprocess = given if given is not None else getattr(network, "preprocess", None)
-        if not isinstance(preprocess, Preprocess):
+        preprocess = given if given is not None else zoo.known_preprocess(network)
+        if preprocess is None:
             raise ArgumentError(
                 f"preprocess: given none for {self.model}, whose network has no `preprocess` attribute; "
                 "give --crop (and --resize, --mean, --std), or set the attribute to an evoq_moo.Preprocess"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from evoq_moo._compute import ComputePool
+from evoq_moo._compute import MICRO_BATCH, ComputePool, evaluation_mode
 from evoq_moo._images import ImageSource, Transform
 from evoq_moo._setup import observed
 from evoq_moo.detection._decode import HEADS
@@ -20,7 +20,6 @@ from evoq_moo.progress import track
 RANDOM = "random"
 CHOOSERS = (RANDOM, "k-center", "high-entropy", "low-entropy")
 """Ways to choose samples."""
-MICRO_BATCH = 5
 
 
 def choose_samples(
@@ -57,13 +56,8 @@ def choose_samples(
         NetworkError: The network can't run on the images.
     """
     check_name("choose", choose, CHOOSERS[1:])
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
+    with evaluation_mode(network):
         rows = _rows_of(network, source, candidates, preprocess, choose, progress=progress)
-    finally:
-        for module, training in modes:
-            module.training = training
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise NonFiniteError(f"choose: the network computes NaN or infinity on image {candidates[bad]}")

@@ -5,7 +5,7 @@
 
 from evoq_moo.zoo import _digits as digits
 from evoq_moo.zoo._entries import Checkpoint, ZooEntry
-from evoq_moo.zoo._factory import load_factory
+from evoq_moo.zoo._factory import known_preprocess, load_factory
 from evoq_moo.zoo._figures import Figures, figures_of
 from evoq_moo.zoo._load import ZooModel, entry, load, names
 from evoq_moo.zoo._published import PublishedWeights, published_weights
@@ -19,6 +19,7 @@ __all__ = [
     "digits",
     "entry",
     "figures_of",
+    "known_preprocess",
     "load",
     "load_factory",
     "names",

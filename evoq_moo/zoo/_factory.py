@@ -1,6 +1,7 @@
 """A user's own network, named as ``package.module:factory``."""
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from evoq_moo.errors import ArgumentError, nearest
+from evoq_moo.preprocess import Preprocess
 
 
 def import_function(factory: str) -> Callable[..., Any]:
@@ -18,7 +20,8 @@ def import_function(factory: str) -> Callable[..., Any]:
     The working directory is on the import path meanwhile, as with ``python -m``.
 
     Args:
-        factory: ``"package.module:function"``.
+        factory: ``"package.module:function"``; of timm e.g. ``"timm.models.resnet:resnet26d"`` (random weights; for
+            others, a function of your own that calls `timm.create_model`).
 
     Raises:
         ArgumentError: Not of this form, or the module or function isn't there or fails.
@@ -70,6 +73,24 @@ def load_factory(factory: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ArgumentError(f"factory: {factory}() made a {type(network).__name__}; allowed: a torch.nn.Module")
     return network.eval()
+
+
+def known_preprocess(network: nn.Module) -> Preprocess | None:
+    """Return the preprocessing that a network says of itself, None where it says none.
+
+    Its attribute `preprocess`, or timm's `pretrained_cfg`: input size, crop share, mean and standard deviation; always
+    with bilinear interpolation, where timm's evaluation may use another.
+    """
+    own = getattr(network, "preprocess", None)
+    if isinstance(own, Preprocess):
+        return own
+    config = getattr(network, "pretrained_cfg", None)
+    try:
+        channels, side, _ = config["input_size"]  # type: ignore[index]
+        resize = max(side, math.floor(side / config["crop_pct"]))  # type: ignore[index]
+        return Preprocess(crop=side, resize=resize, mean=config["mean"], std=config["std"], channels=channels)  # type: ignore[index]
+    except (TypeError, KeyError, ValueError, ZeroDivisionError):
+        return None
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from evoq_moo.errors import (
     UnknownNameError,
     WeightsError,
 )
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.recipe import Recipe
 
 TORCHVISION = (
     "resnet18",
@@ -391,3 +393,22 @@ class TestFactory:
         with pytest.raises(ArgumentError, match=message):
             zoo.load_factory(factory)
         assert sys.path == before
+
+
+class TestTimm:
+    def test_a_network_of_timm_by_factory(self):
+        pytest.importorskip("timm", reason="needs pip install timm")
+        recipe = Recipe(model="timm.models.resnet:test_resnet")
+        network, preprocess = recipe.load_model()
+        config = network.pretrained_cfg
+        assert preprocess.crop == config["input_size"][1]
+        assert preprocess.resize == int(preprocess.crop / config["crop_pct"])
+        assert preprocess.mean == tuple(config["mean"])
+        quantized = QuantizedNetwork(network, torch.randn(2, 3, 32, 32), threads=1, progress=False)
+        assert quantized.evaluate(quantized.uniform(8)).difference >= 0
+
+    @pytest.mark.parametrize("config", [None, {}, {"input_size": 3}, {"input_size": (3, 8, 8), "crop_pct": 0}])
+    def test_other_attributes_of_that_name_say_nothing(self, config):
+        network = nn.Identity()
+        network.pretrained_cfg = config
+        assert zoo.known_preprocess(network) is None
