@@ -8,7 +8,7 @@ sees it. Of the others every fifth again chooses the number of directions and th
 then fitted on all but the held-out ones.
 
 Frozen references: the problem's own best known front, by a Pareto local search on the surrogate from the additive
-fronts (all neighbours of one gene, and random exchanges, until nothing new comes), thinned evenly along the curve;
+fronts (moves of one or two genes and exchanges between points, for a number of rounds), thinned evenly along the curve;
 the additive problems' are their exact fronts by dynamic programming. Ideal and nadir are those of that set.
 """
 
@@ -223,8 +223,8 @@ def thinned(F: Array, objectives: tuple[str, ...], points: int) -> Array:
         cells *= 0.9
 
 
-def reference_of(surrogate: Surrogate, variant: str) -> FrozenReference:
-    """Return the frozen reference of a variant."""
+def reference_of(surrogate: Surrogate, variant: str, *, rounds: int, points: int) -> FrozenReference:
+    """Return the frozen reference of a variant, by so many rounds of search (twice the points in three objectives)."""
     objectives = VARIANTS[variant]
     table = surrogate.sensitivity
     if variant.startswith("additive"):
@@ -236,14 +236,17 @@ def reference_of(surrogate: Surrogate, variant: str) -> FrozenReference:
         provenance = f"{REFERENCE_POINTS} points of {exact}, by dynamic programming (evoq_moo.baselines)"
     else:
         problem = SurrogateProblem(surrogate, objectives=objectives, budgets=variant_budgets(surrogate, variant))
-        points = 2000 if len(objectives) == 3 else 1000
+        points *= len(objectives) - 1
         starts = [front_of(table, cost) for cost in COSTS]
         X = np.concatenate([front.vectors(spread_rows(front, 1000)) for front in starts])
         X = np.concatenate([X, table.space.lower[None], table.space.upper[None]])
-        X = pareto_local_search(problem, X, points=points, rounds=60, seed=0)
+        X = pareto_local_search(problem, X, points=points, rounds=rounds, seed=0)
         F = problem.evaluate(X, return_values_of=["F"])
         F = F[thinned(F, objectives, REFERENCE_POINTS)]
-        provenance = "best known front of the surrogate: 60 rounds of Pareto local search (benchmarks/surrogate_fit.py)"
+        provenance = (
+            f"best known front of the surrogate: {rounds} rounds of Pareto local search from {points} points "
+            "(benchmarks/surrogate_fit.py)"
+        )
     F = F[np.lexsort(F.T)]
     return FrozenReference(
         objectives=objectives,
@@ -260,6 +263,8 @@ def fit(
     name: Annotated[str, typer.Argument(help="Name of a network.")],
     *,
     data: Annotated[Path, typer.Option(help="Folder of surrogate_data.py.")] = Path("data"),
+    rounds: Annotated[int, typer.Option(help="Rounds of the Pareto local search.")] = 60,
+    points: Annotated[int, typer.Option(help="Points it keeps.")] = 1000,
 ) -> None:
     """Choose, fit and judge a model, and write its file."""
     torch.set_num_threads(1)
@@ -290,7 +295,7 @@ def fit(
     references = {}
     for variant in VARIANTS:
         start = time.time()
-        references[variant] = reference_of(surrogate, variant)
+        references[variant] = reference_of(surrogate, variant, rounds=rounds, points=points)
         console.print(f"{variant}: {len(references[variant].points)} points, {time.time() - start:.1f} s")
     FILES.mkdir(exist_ok=True)
     write_atomically(FILES / f"{name}.npz", write_surrogate(surrogate, references))
