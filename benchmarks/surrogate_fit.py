@@ -163,11 +163,13 @@ def load(name: str, data: Path) -> tuple[SensitivityTable, Array, Array, Array, 
     return table, X[kept], y[kept], kinds[kept], kept, origin
 
 
-def choose(table: SensitivityTable, X: Array, y: Array, place: Array) -> tuple[int, float]:
+def choose(
+    table: SensitivityTable, X: Array, y: Array, place: Array, grid: list[tuple[int, float]]
+) -> tuple[int, float]:
     """Return the number of directions and the penalty of the smallest squared error of every fifth policy."""
     validation = place % 5 == 3
     errors = {}
-    for directions, penalty in itertools.product(DIRECTIONS, PENALTIES):
+    for directions, penalty in grid:
         model = fitted(table, X[~validation], y[~validation], directions=directions, penalty=penalty)
         p = predictions(table, model, X[validation])
         errors[directions, penalty] = float(np.mean(np.square(np.log(p / y[validation]))))
@@ -265,14 +267,17 @@ def fit(
     data: Annotated[Path, typer.Option(help="Folder of surrogate_data.py.")] = Path("data"),
     rounds: Annotated[int, typer.Option(help="Rounds of the Pareto local search.")] = 60,
     points: Annotated[int, typer.Option(help="Points it keeps.")] = 1000,
+    directions: Annotated[list[int] | None, typer.Option(help="Choose among these; repeatable.")] = None,
+    penalties: Annotated[list[float] | None, typer.Option(help="The same of the penalty.")] = None,
 ) -> None:
     """Choose, fit and judge a model, and write its file."""
     torch.set_num_threads(1)
     table, X, y, kinds, place, origin = load(name, data)
     held = place % 5 == 4
     console.print(f"{name}: {len(y)} evaluations, {held.sum()} held out, {(y < NEAR).sum()} below {NEAR}")
-    directions, penalty = choose(table, X[~held], y[~held], place[~held])
-    model = fitted(table, X[~held], y[~held], directions=directions, penalty=penalty)
+    grid = list(itertools.product(directions or DIRECTIONS, penalties or PENALTIES))
+    chosen, penalty = choose(table, X[~held], y[~held], place[~held], grid) if len(grid) > 1 else grid[0]
+    model = fitted(table, X[~held], y[~held], directions=chosen, penalty=penalty)
     p = predictions(table, model, X)
     additive = predictions(table, AdditiveModel(sensitivity=table), X)
     on_front = np.isin(kinds, [KINDS.index("front"), KINDS.index("near")])
@@ -286,7 +291,7 @@ def fit(
         **origin,
         "evaluations": len(y),
         "fitted_on": int((~held).sum()),
-        "directions": directions,
+        "directions": chosen,
         "penalty": penalty,
         "scripts": ["benchmarks/surrogate_data.py", "benchmarks/surrogate_fit.py"],
     }
