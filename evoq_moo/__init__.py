@@ -16,7 +16,9 @@ from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
 from evoq_moo.distill import distill_samples
 from evoq_moo.errors import EvoqError
+from evoq_moo.export._load import load
 from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.latency import LatencyTable
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
@@ -39,6 +41,7 @@ __all__ = [
     "EvoqError",
     "FrontPoint",
     "LabelledImages",
+    "LatencyTable",
     "LayerInfo",
     "ParetoFront",
     "Policy",
@@ -57,6 +60,7 @@ __all__ = [
     "evaluate_accuracy",
     "evaluate_detection",
     "guided_nsga2",
+    "load",
     "load_samples",
     "measure_sensitivity",
     "run_search",

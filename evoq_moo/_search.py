@@ -7,6 +7,7 @@ from pathlib import Path
 from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.errors import check_count
+from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity_scan import measure_sensitivity
@@ -19,6 +20,7 @@ def search(
     *,
     objectives: Sequence[str] = ("difference", "bops"),
     budgets: Mapping[str, float] | None = None,
+    latency: LatencyTable | None = None,
     evaluations: int = 1000,
     pop_size: int = 40,
     seed: int = 0,
@@ -36,6 +38,7 @@ def search(
         network: The network.
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
+        latency: The same.
         evaluations: Evaluations of the search; the sensitivity scan's come on top.
         pop_size: Population size.
         seed: Seed of the search.
@@ -60,6 +63,7 @@ def search(
         network,
         objectives=objectives,
         budgets=budgets,
+        latency=latency,
         store=store,
         workers=workers,
         executor=executor,

@@ -26,8 +26,8 @@ from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, c
 from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace
 
 FORMAT = "evoq-moo/front"
-OBJECTIVES = ("difference", "size", "bops")
-_ATTRIBUTES = {"difference": "difference", "size": "size_mib", "bops": "gbops"}
+OBJECTIVES = ("difference", "size", "bops", "latency")
+_ATTRIBUTES = {"difference": "difference", "size": "size_mib", "bops": "gbops", "latency": "latency_ms"}
 _SMALLEST_DIFFERENCE = 1e-12
 
 
@@ -43,7 +43,7 @@ class PolicyProblem(Protocol):
         """Names of its objectives."""
 
     def values(self, X: IntArray, *, all_values: bool = ...) -> dict[str, FloatArray]:
-        """Return ``"difference"``, ``"size"`` and ``"bops"`` of vectors."""
+        """Return ``"difference"``, ``"size"``, ``"bops"`` and, where it is known, ``"latency"`` of vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +55,26 @@ class FrontPoint:
         difference: Output difference to the pre-trained network, in the metric's unit.
         size_mib: Size of the quantized weights (MiB).
         gbops: Bit operations (10^9 BOPs).
+        latency_ms: Sum of the layers' times (ms); None where no table of times was given.
     """
 
     policy: Policy
     difference: float
     size_mib: float
     gbops: float
+    latency_ms: float | None = None
 
     def value(self, objective: str) -> float:
-        """Return ``"difference"``, ``"size"`` (MiB) or ``"bops"`` (10^9 BOPs)."""
+        """Return ``"difference"``, ``"size"`` (MiB), ``"bops"`` (10^9 BOPs) or ``"latency"`` (ms).
+
+        Raises:
+            ArgumentError: The latency is not known.
+        """
         check_name("objective", objective, OBJECTIVES)
-        return float(getattr(self, _ATTRIBUTES[objective]))
+        found = getattr(self, _ATTRIBUTES[objective])
+        if found is None:
+            raise ArgumentError("objective: given 'latency', which this front has no table of times for")
+        return float(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +145,7 @@ class ParetoFront:
                 difference=float(values["difference"][i]),
                 size_mib=float(values["size"][i]),
                 gbops=float(values["bops"][i]),
+                latency_ms=float(values["latency"][i]) if "latency" in values else None,
             )
             for policy, i in zip(policies, kept, strict=True)
         ]
@@ -153,7 +163,7 @@ class ParetoFront:
         return self.points[index]
 
     def values(self, objective: str) -> FloatArray:
-        """Return one objective of every point, float64 `(points,)`: ``"difference"``, ``"size"`` or ``"bops"``."""
+        """Return one objective of every point, float64 `(points,)`; see :meth:`FrontPoint.value`."""
         return np.array([point.value(objective) for point in self.points], dtype=np.float64)
 
     def point_of(self, policy: Policy) -> FrontPoint:
@@ -171,7 +181,7 @@ class ParetoFront:
         """Return the policy with the smallest value of an objective.
 
         Args:
-            objective: ``"difference"``, ``"size"`` or ``"bops"``.
+            objective: ``"difference"``, ``"size"``, ``"bops"`` or ``"latency"``.
 
         Raises:
             UnknownNameError: No such objective.
@@ -181,7 +191,12 @@ class ParetoFront:
         return min(self._some_points(), key=lambda point: point.value(objective)).policy
 
     def under(
-        self, *, bops: float | None = None, size_mib: float | None = None, difference: float | None = None
+        self,
+        *,
+        bops: float | None = None,
+        size_mib: float | None = None,
+        difference: float | None = None,
+        latency_ms: float | None = None,
     ) -> "ParetoFront":
         """Return the part of the front within limits.
 
@@ -189,11 +204,12 @@ class ParetoFront:
             bops: At most so many bit operations (10^9 BOPs).
             size_mib: At most this weight size (MiB).
             difference: At most this difference.
+            latency_ms: At most this latency (ms).
 
         Raises:
             InfeasibleBudgetError: No point is within the limits; states the smallest on the front.
         """
-        limits = {"bops": bops, "size": size_mib, "difference": difference}
+        limits = {"bops": bops, "size": size_mib, "difference": difference, "latency": latency_ms}
         points: Sequence[FrontPoint] = self._some_points()
         for objective, limit in limits.items():
             if limit is None:
@@ -257,7 +273,7 @@ class ParetoFront:
                 - ``"knee"``: farthest below the hyperplane through the front's extremes (:meth:`knee`);
                 - ``"knee-angle"``: where a front of two objectives bends most; the knee where it does not bend;
                 - ``"hypervolume"``: the point that adds most hypervolume;
-                - ``"difference"``, ``"size"`` or ``"bops"``: the smallest of it;
+                - ``"difference"``, ``"size"``, ``"bops"`` or ``"latency"``: the smallest of it;
                 - budgets like ``"bops<=5"`` or ``"bops<=5,size_mib<=2"``: the smallest difference within them (where
                   the difference itself is limited, the smallest of the first cost);
                 - ``"weights=0.7,0.3"``: pseudo-weights, one for each objective in their order;
@@ -339,6 +355,9 @@ class ParetoFront:
         table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
         table.add_column("size (MiB)", justify="right")
         table.add_column("GBOPs", justify="right")
+        timed = any(point.latency_ms is not None for point in self.points)
+        if timed:
+            table.add_column("latency (ms)", justify="right")
         table.add_column("mean W bits", justify="right")
         table.add_column("mean A bits", justify="right")
         table.add_column("")
@@ -357,6 +376,7 @@ class ParetoFront:
                 f"{point.difference:.3g}",
                 f"{point.size_mib:.4g}",
                 f"{point.gbops:.4g}",
+                *([f"{point.value('latency'):.4g}"] if timed else []),
                 f"{np.mean(policy.weight_bits):.2f}",
                 f"{np.mean(policy.activation_bits):.2f}",
                 "knee" if policy == knee else "",
@@ -376,6 +396,7 @@ class ParetoFront:
                     "difference": point.difference,
                     "size_mib": point.size_mib,
                     "gbops": point.gbops,
+                    **({} if point.latency_ms is None else {"latency_ms": point.latency_ms}),
                     "weight_bits": list(point.policy.weight_bits),
                     "activation_bits": list(point.policy.activation_bits),
                 }
@@ -402,6 +423,7 @@ class ParetoFront:
                     difference=float(point["difference"]),
                     size_mib=float(point["size_mib"]),
                     gbops=float(point["gbops"]),
+                    latency_ms=float(point["latency_ms"]) if "latency_ms" in point else None,
                 )
                 for point in data["points"]
             )
@@ -417,7 +439,8 @@ class ParetoFront:
 
 def _ordered(points: Sequence[FrontPoint], objectives: Sequence[str]) -> tuple[FrontPoint, ...]:
     costs = [name for name in objectives if name != "difference"]
-    return tuple(sorted(points, key=lambda point: [point.value(name) for name in (*costs, *OBJECTIVES)]))
+    known = [name for name in OBJECTIVES if all(getattr(point, _ATTRIBUTES[name]) is not None for point in points)]
+    return tuple(sorted(points, key=lambda point: [point.value(name) for name in (*costs, *known)]))
 
 
 def check_costs(points: Sequence[FrontPoint], space: SearchSpace) -> None:

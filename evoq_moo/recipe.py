@@ -1,5 +1,6 @@
 """`Recipe`: plain data from which a quantized network is made again, by another command or another process."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from evoq_moo import zoo
+from evoq_moo._files import read_json, write_atomically
 from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
@@ -18,6 +20,9 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
 
+FORMAT = "evoq-moo/recipe"
+RECIPE_FILE = "recipe.json"
+"""Its name beside what was made from it."""
 logger = logging.getLogger("evoq_moo")
 
 
@@ -175,3 +180,26 @@ def _where_weights_are(entry: zoo.ZooEntry) -> str:
         f"give weights: a file, or {', '.join(published)} (e.g. get {first.url} and put it at {first.path}; "
         "--download gets it)"
     )
+
+
+def write_recipe(path: str | Path, recipe: Recipe) -> None:
+    """Write a recipe as JSON, whole or not at all."""
+    data = {"format": FORMAT, "version": 1, "recipe": recipe.to_json()}
+    write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read what :func:`write_recipe` wrote.
+
+    Raises:
+        MissingFileError: No such file.
+        FormatError: Not a recipe, damaged, or of an unknown version.
+    """
+    data = read_json(path, format_name=FORMAT, version=1)
+    try:
+        recipe = Recipe.from_json(data.get("recipe", {}))
+        if not isinstance(recipe.model, str):
+            raise TypeError(f"model is a {type(recipe.model).__name__}")
+    except (FormatError, TypeError) as error:
+        raise FormatError(f"{path}: {error}") from error
+    return recipe

@@ -18,6 +18,7 @@ from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.latency import LatencyTable
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.recipe import Recipe
@@ -37,6 +38,7 @@ class RunSettings:
         budgets: Its limits.
         pop_size: Population size.
         seed: Seed of the search.
+        latency: File of a latency table; None for none.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class RunSettings:
     budgets: Mapping[str, float] = field(default_factory=dict)
     pop_size: int = 40
     seed: int = 0
+    latency: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON-ready plain data."""
@@ -53,6 +56,7 @@ class RunSettings:
             "budgets": dict(self.budgets),
             "pop_size": self.pop_size,
             "seed": self.seed,
+            **({} if self.latency is None else {"latency": str(Path(self.latency).resolve())}),
         }
 
 
@@ -83,12 +87,14 @@ def execute(
         EvoqError: As the parts.
     """
     folder = Path(folder)
+    latency = None if settings.latency is None else LatencyTable.load(settings.latency)
     _claim(folder, settings)
     network = settings.recipe(threads=threads, progress=progress)
     problem = MixedPrecisionProblem(
         network,
         objectives=settings.objectives,
         budgets=settings.budgets,
+        latency=latency,
         store=folder / "evaluations.sqlite",
         workers=workers,
     )
@@ -147,7 +153,12 @@ def _draw(front: ParetoFront, problem: MixedPrecisionProblem, path: Path) -> Non
         policy = problem.network.uniform(bits)
         value = float(problem.evaluator.differences(policy.to_array()[None])[0])
         cost = problem.network.cost(policy)
-        uniform.append(FrontPoint(policy=policy, difference=value, size_mib=cost.size_mib, gbops=cost.gbops))
+        latency = None
+        if problem.latency is not None:
+            latency = float(problem.latency.of(problem.space.layers, policy.to_array()))
+        uniform.append(
+            FrontPoint(policy=policy, difference=value, size_mib=cost.size_mib, gbops=cost.gbops, latency_ms=latency)
+        )
     axes = new_axes()
     plot_front(front, ax=axes, uniform=uniform)
     save_axes(axes, path)

@@ -9,13 +9,14 @@ from pymoo.core.problem import Problem
 
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name
+from evoq_moo.latency import LatencyTable
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 
-OBJECTIVES = ("difference", "size", "bops")
-"""Names of the objectives: output difference, weight size (MiB), bit operations (10^9 BOPs)."""
-BUDGETS = {"difference": "difference", "size_mib": "size", "bops": "bops"}
+OBJECTIVES = ("difference", "size", "bops", "latency")
+"""Names of the objectives: output difference, weight size (MiB), bit operations (10^9 BOPs), latency (ms)."""
+BUDGETS = {"difference": "difference", "size_mib": "size", "bops": "bops", "latency_ms": "latency"}
 """For each budget, the objective it limits."""
-_UNITS = {"difference": "", "size_mib": " MiB", "bops": " GBOPs"}
+_UNITS = {"difference": "", "size_mib": " MiB", "bops": " GBOPs", "latency_ms": " ms"}
 
 
 class BitWidthProblem(Problem):  # type: ignore[misc]
@@ -23,14 +24,17 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
 
     Args:
         space: The search space.
-        objectives: Any of ``"difference"``, ``"size"`` and ``"bops"``, all minimized, in this order in `F`.
-        budgets: Limits as constraints: ``"difference"``, ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs). Each gives
-            one inequality `value / limit - 1 <= 0` in `G`.
+        objectives: Any of ``"difference"``, ``"size"``, ``"bops"`` and ``"latency"``, all minimized, in this order in
+            `F`.
+        budgets: Limits as constraints: ``"difference"``, ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs),
+            ``"latency_ms"`` (ms). Each gives one inequality `value / limit - 1 <= 0` in `G`.
+        latency: Times of the layers; needed where latency is an objective or has a budget.
 
     Attributes:
         space: The search space.
         objectives: Names of the objectives.
         budgets: The limits.
+        latency: Times of the layers, or None.
 
     Raises:
         ArgumentError: An argument is not allowed, or the space has no gene.
@@ -38,7 +42,14 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
         InfeasibleBudgetError: No policy meets a budget on a cost; the message states the smallest reachable value.
     """
 
-    def __init__(self, space: SearchSpace, *, objectives: Sequence[str], budgets: Mapping[str, float] | None) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        objectives: Sequence[str],
+        budgets: Mapping[str, float] | None,
+        latency: LatencyTable | None = None,
+    ) -> None:
         if isinstance(objectives, str) or not objectives or len(set(objectives)) != len(objectives):
             raise ArgumentError(f"objectives: given {objectives!r}; allowed: different names among {OBJECTIVES}")
         for objective in objectives:
@@ -47,6 +58,7 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
         if space.n_var == 0:
             raise ArgumentError("network: its search space has no gene; allow more than one bit-width somewhere")
         self.objectives = tuple(objectives)
+        self.latency = self._checked_latency(latency, (*objectives, *(budgets or {})))
         self.budgets = self._checked_budgets(budgets or {})
         super().__init__(
             n_var=space.n_var,
@@ -57,9 +69,26 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
             vtype=int,
         )
 
+    def _checked_latency(self, latency: LatencyTable | None, names: Sequence[str]) -> LatencyTable | None:
+        if latency is None:
+            if "latency" in names or "latency_ms" in names:
+                raise ArgumentError(
+                    "latency: given no table; allowed: a LatencyTable (evoq profile makes one, or LatencyTable.load "
+                    "reads a device's)"
+                )
+            return None
+        if not isinstance(latency, LatencyTable):
+            raise ArgumentError(f"latency: given {type(latency).__name__}; allowed: a LatencyTable or None")
+        # The widest pair has no wider one to stand in for it.
+        latency.check(self.space.layers, self.space.decode(self.space.upper))
+        return latency
+
     def _checked_budgets(self, budgets: Mapping[str, float]) -> dict[str, float]:
         smallest = dict(zip(COSTS, cost_matrix(self.space.layers, self.space.decode(self.space.lower))[0], strict=True))
         reachable = {"size_mib": float(smallest["size_mib"]), "bops": float(smallest["gbops"])}
+        if self.latency is not None:
+            narrowest = self.space.decode(self.space.lower)[0]
+            reachable["latency_ms"] = self.latency.smallest(self.space.layers, narrowest)
         for name, limit in budgets.items():
             check_name("budgets", name, BUDGETS)
             if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
@@ -93,13 +122,16 @@ class BitWidthProblem(Problem):  # type: ignore[misc]
             all_values: Give the difference even where neither an objective nor a budget needs it.
 
         Returns:
-            For each of ``"difference"``, ``"size"`` and ``"bops"``, float64 `(n,)`.
+            For each of ``"difference"``, ``"size"``, ``"bops"`` and, with a table, ``"latency"``, float64 `(n,)`.
 
         Raises:
             BitWidthError: A value is not an allowed bit-width of its gene.
         """
         needed = "difference" in self.objectives or "difference" in self.budgets
-        return self._values(X, difference=all_values or needed)
+        values = self._values(X, difference=all_values or needed)
+        if self.latency is not None:
+            values["latency"] = self.latency.of(self.space.layers, self.space.decode(X))
+        return values
 
     @abstractmethod
     def _values(self, X: IntArray, *, difference: bool) -> dict[str, FloatArray]:

@@ -9,6 +9,7 @@ from evoq_moo.calibration import CalibratingNetwork, CalibratingRecipe
 from evoq_moo.cost import cost_matrix
 from evoq_moo.errors import ArgumentError
 from evoq_moo.evaluation import Evaluator
+from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import EvaluationStore
@@ -25,10 +26,12 @@ class MixedPrecisionProblem(BitWidthProblem):
 
     Args:
         network: The network to quantize.
-        objectives: Any of ``"difference"``, ``"size"`` and ``"bops"``, all minimized, in this order in `F`.
-        budgets: Limits as constraints: ``"difference"``, ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs). Each gives
-            one inequality `value / limit - 1 <= 0` in `G`. With one objective this is the paper's search under the
-            budget of a uniform k-bit network.
+        objectives: Any of ``"difference"``, ``"size"``, ``"bops"`` and ``"latency"``, all minimized, in this order in
+            `F`.
+        budgets: Limits as constraints: ``"difference"``, ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs),
+            ``"latency_ms"`` (ms). Each gives one inequality `value / limit - 1 <= 0` in `G`. With one objective this
+            is the paper's search under the budget of a uniform k-bit network.
+        latency: Times of the layers; needed where latency is an objective or has a budget.
         store: Where evaluations are kept: a path, an :class:`EvaluationStore`, or None for memory.
         workers: Evaluate on this many processes of our own.
         executor: Or on this `concurrent.futures.Executor` (Dask: `client.get_executor()`).
@@ -58,6 +61,7 @@ class MixedPrecisionProblem(BitWidthProblem):
         *,
         objectives: Sequence[str] = ("difference", "bops"),
         budgets: Mapping[str, float] | None = None,
+        latency: LatencyTable | None = None,
         store: EvaluationStore | str | Path | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
@@ -66,7 +70,7 @@ class MixedPrecisionProblem(BitWidthProblem):
     ) -> None:
         if not isinstance(network, QuantizedNetwork):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
-        super().__init__(network.space, objectives=objectives, budgets=budgets)
+        super().__init__(network.space, objectives=objectives, budgets=budgets, latency=latency)
         self.network = network
         self.on_result: Callable[[], None] | None = None
         evaluated = network

@@ -284,3 +284,28 @@ def test_a_detector_from_search_to_map(tmp_path, monkeypatch):
 def test_annotations_are_of_detectors(run_folder):
     with pytest.raises(ArgumentError, match="digits is no detector"):
         evoq_command("evaluate", run_folder, "--annotations", "x.json")
+
+
+def test_export_and_verify(run_folder, tmp_path):
+    calibrated, file = tmp_path / "calibrated", tmp_path / "model.onnx"
+    evoq_command("calibrate", run_folder, "--pick", "knee", "--steps", "outputs", "-o", calibrated)
+    assert "predicted" in evoq_command("export", calibrated, "-o", file)
+    assert evoq.load(calibrated).policy == load_front(run_folder).pick("knee")
+    evoq_command("export", calibrated, "-o", tmp_path / "bits.csv")
+    assert "block1.conv1," in (tmp_path / "bits.csv").read_text()
+    images, _ = evoq.zoo.digits.load_images("test")
+    np.savez(tmp_path / "digits.npz", images=images[:30])
+    output = evoq_command("verify", file, "--against", calibrated, "--images", tmp_path / "digits.npz")
+    assert "top-1" in output
+    other = tmp_path / "other"
+    evoq_command("calibrate", run_folder, "--pick", "difference", "--steps", "outputs", "-o", other)
+    words = ["verify", file, "--against", other, "--images", tmp_path / "digits.npz", "--limit", 5]
+    found = CliRunner().invoke(app, [str(w) for w in words])
+    assert found.exit_code == 1
+    assert "mismatch" in found.output
+    (calibrated / "recipe.json").unlink()
+    with pytest.raises(ArgumentError, match=r"holds no recipe\.json"):
+        evoq_command("export", calibrated, "-o", file)
+    assert "predicted" in evoq_command("export", calibrated, "-o", file, "--model", "digits", "--plain")
+    with pytest.raises(ArgumentError, match="output: given"):
+        evoq_command("export", calibrated, "-o", tmp_path / "model.bin")

@@ -100,7 +100,7 @@ class CalibratedNetwork(nn.Module):
         if all(m.is_identity for m in self.outputs):
             return result
         maps = iter(self.outputs)
-        return _mapped(result, maps)
+        return map_heads(result, maps)
 
     def save(self, folder: str | Path) -> None:
         """Write `calibrated.safetensors` and `calibrated.json` into a folder.
@@ -203,17 +203,17 @@ def check_parameters(p: LayerParameters) -> None:
             raise ValueError(f"layer {p.name!r} has an input scale or zero point that {p.activation_bits} bits forbid")
 
 
-def _mapped(output: Any, maps: Any) -> Any:
+def map_heads(output: Any, maps: Any) -> Any:
     """Return an output of any nesting with each floating-point tensor mapped, in the order of `heads_of`."""
     if isinstance(output, Tensor):
         return next(maps)(output) if output.is_floating_point() else output
     if isinstance(output, Mapping):
-        changed = {key: _mapped(value, maps) for key, value in output.items()}
+        changed = {key: map_heads(value, maps) for key, value in output.items()}
         return changed if type(output) is dict else type(output)(changed)  # type: ignore[call-arg]
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_mapped(value, maps) for value in output))
+        return type(output)(*(map_heads(value, maps) for value in output))
     if isinstance(output, list | tuple):
-        return type(output)(_mapped(value, maps) for value in output)
+        return type(output)(map_heads(value, maps) for value in output)
     if output is not None and hasattr(output, "__dataclass_fields__"):
-        return replace(output, **{name: _mapped(getattr(output, name), maps) for name in output.__dataclass_fields__})
+        return replace(output, **{name: map_heads(getattr(output, name), maps) for name in output.__dataclass_fields__})
     return output

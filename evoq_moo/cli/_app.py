@@ -16,8 +16,10 @@ from evoq_moo.choosing import PICKS
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._detection import annotated_images, print_detection
+from evoq_moo.cli._export import export_command, verify_command
 from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
+from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
 from evoq_moo.detection._decode import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
@@ -41,6 +43,9 @@ app.command("calibrate")(calibrate_command)
 app.command("report")(report_command)
 app.command("models")(models_command)
 app.command("compare")(compare_command)
+app.command("export")(export_command)
+app.command("verify")(verify_command)
+app.command("profile")(profile_command)
 console = Console()
 
 Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]
@@ -93,9 +98,13 @@ def search(
         str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.")
     ] = "auto",
     engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
-    objectives: Annotated[str, typer.Option(help="Any of difference,size,bops.")] = "difference,bops",
+    objectives: Annotated[str, typer.Option(help="Any of difference,size,bops,latency.")] = "difference,bops",
     budget: Annotated[
-        list[str] | None, typer.Option(help="A limit: 'bops<=5', 'size_mib<=2' or 'difference<=0.01'; repeatable.")
+        list[str] | None,
+        typer.Option(help="A limit: 'bops<=5', 'size_mib<=2', 'latency_ms<=9' or 'difference<=0.01'; repeatable."),
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Table of the layers' times, made by `evoq profile` or on a device (CSV).")
     ] = None,
     evaluations: Annotated[int, typer.Option(help="Evaluations of the search, sensitivity scan not counted.")] = 1000,
     pop_size: Annotated[int, typer.Option(help="Population size of NSGA-II.")] = 40,
@@ -134,6 +143,7 @@ def search(
         budgets=parse_budgets(budget or []),
         pop_size=pop_size,
         seed=seed,
+        latency=latency,
     )
     run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads)
     _print_run(run, output)
@@ -146,6 +156,7 @@ def show(
     bops: Annotated[float | None, typer.Option(help="Only points of at most so many GBOPs.")] = None,
     size_mib: Annotated[float | None, typer.Option(help="Only points of at most this size (MiB).")] = None,
     difference: Annotated[float | None, typer.Option(help="Only points of at most this difference.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Only points of at most this latency (ms).")] = None,
     pick: Annotated[str | None, typer.Option(help=f"Show one policy: {PICKS}.")] = None,
 ) -> None:
     """Show a front as a table, or one of its policies layer by layer."""
@@ -153,7 +164,11 @@ def show(
     if pick is not None:
         _print_policy(loaded, loaded.pick(pick))
     else:
-        console.print(loaded.under(bops=bops, size_mib=size_mib, difference=difference).table(title=str(front)))
+        console.print(
+            loaded.under(bops=bops, size_mib=size_mib, difference=difference, latency_ms=latency_ms).table(
+                title=str(front)
+            )
+        )
 
 
 @app.command()

@@ -11,6 +11,7 @@ from evoq_moo.calibration._steps import PRESETS, check_steps
 from evoq_moo.choosing import PICKS
 from evoq_moo.cli._parse import parse_names
 from evoq_moo.front import check_costs
+from evoq_moo.recipe import RECIPE_FILE, write_recipe
 from evoq_moo.run import load_front, recipe_of
 
 
@@ -50,6 +51,7 @@ def calibrate_command(
         seed=seed,
     )
     calibrated.save(output)
+    write_recipe(output / RECIPE_FILE, recipe)
     console = Console()
     console.print(calibrated.report.table())
-    console.print(f"files: {output}/calibrated.json, calibrated.safetensors", highlight=False)
+    console.print(f"files: {output}/calibrated.json, calibrated.safetensors, {RECIPE_FILE}", highlight=False)

@@ -11,7 +11,12 @@ from matplotlib.figure import Figure
 from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError
 
-AXIS_LABELS = {"difference": "output difference", "size": "weight size (MiB)", "bops": "bit operations (GBOPs)"}
+AXIS_LABELS = {
+    "difference": "output difference",
+    "size": "weight size (MiB)",
+    "bops": "bit operations (GBOPs)",
+    "latency": "latency (ms)",
+}
 """For each objective, the label of its axis, with its unit."""
 BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK = (
     "#0072B2",

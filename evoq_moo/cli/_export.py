@@ -1,0 +1,87 @@
+"""The commands `evoq export` and `evoq verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from evoq_moo._images import ImageSource
+from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.export import export_onnx, export_program, load_calibrated, verify_onnx, write_bits
+from evoq_moo.recipe import Recipe
+
+_BATCH = 5
+Model = Annotated[
+    str | None,
+    typer.Option(help="The network, where the folder's recipe does not fit: a zoo name or package.module:factory."),
+]
+Weights = Annotated[str | None, typer.Option(help="Its weights; only with --model.")]
+
+
+def _recipe(model: str | None, weights: str | None) -> Recipe | None:
+    if model is None and weights is not None:
+        raise ArgumentError(f"weights: given {weights!r} without --model; allowed: both or neither")
+    return None if model is None else Recipe(model=model, weights=weights)
+
+
+def export_command(
+    calibrated: Annotated[Path, typer.Argument(help="Folder made by `evoq calibrate`.")],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The file: .onnx, .pt2 (torch.export), or .csv or .json for bit-widths."),
+    ] = Path("model.onnx"),
+    packed: Annotated[
+        bool,
+        typer.Option(
+            "--packed/--plain",
+            help="Pack 3-, 5-, 6- and 7-bit weights as bits, or store them in the next wider ONNX type.",
+        ),
+    ] = True,
+    opset: Annotated[int | None, typer.Option(help="21, or 25 for 2-bit types; default: what runs here.")] = None,
+    model: Model = None,
+    weights: Weights = None,
+) -> None:
+    """Write a calibrated network as a file that other programs run."""
+    if output.suffix not in {".onnx", ".pt2", ".csv", ".json"}:
+        raise ArgumentError(f"output: given {str(output)!r}; allowed: a name ending in .onnx, .pt2, .csv or .json")
+    network, recipe = load_calibrated(calibrated, recipe=_recipe(model, weights))
+    if output.suffix == ".pt2":
+        size = export_program(network, output)
+        Console().print(f"{output}: {size / 1024:.1f} KiB", highlight=False, soft_wrap=True)
+        return
+    if output.suffix != ".onnx":
+        write_bits(network.policy, output)
+        return
+    written = export_onnx(network, output, packed=packed, opset=opset, provenance={"recipe": recipe.to_json()})
+    Console().print(str(written), highlight=False, soft_wrap=True)
+
+
+def verify_command(
+    file: Annotated[Path, typer.Argument(help="The .onnx file.")],
+    *,
+    against: Annotated[Path, typer.Option(help="Folder made by `evoq calibrate`.")],
+    images: Annotated[Path, typer.Option(help="Folder of images or .npz file; no labels needed.")],
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    level_images: Annotated[int, typer.Option(help="Compare the levels of every layer on so many of them.")] = 10,
+    model: Model = None,
+    weights: Weights = None,
+) -> None:
+    """Check an exported file against the network it was made from; exit code 1 where they differ."""
+    if limit is not None:
+        check_count("limit", limit)
+    network, _ = load_calibrated(against, recipe=_recipe(model, weights))
+    source = ImageSource(images)
+    count = len(source) if limit is None else min(limit, len(source))
+    preprocess = network.preprocess
+    batches = (source.batch(range(start, min(start + _BATCH, count)), preprocess) for start in range(0, count, _BATCH))
+    found = verify_onnx(file, network, batches, level_images=level_images, count=count)
+    console = Console()
+    console.print(found.table())
+    for line in found.disagreements:
+        console.print(str(line), highlight=False, soft_wrap=True)
+    for problem in found.problems:
+        console.print(f"mismatch: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if not found.passed:
+        raise typer.Exit(1)

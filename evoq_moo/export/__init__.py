@@ -1,0 +1,37 @@
+"""Shipping a chosen network: ONNX files and what checks them."""
+
+from evoq_moo.export._bits import read_bits, write_bits
+from evoq_moo.export._levels import Disagreement, LevelReport
+from evoq_moo.export._load import load_calibrated
+from evoq_moo.export._onnx import ExportedFile, export_onnx
+from evoq_moo.export._profile import Profile, SumCheck, profile_latency
+from evoq_moo.export._program import export_program
+from evoq_moo.export._qonnx import export_qonnx
+from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
+from evoq_moo.export._session import open_session
+from evoq_moo.export._template import Template, make_template
+from evoq_moo.export._verify import Latency, Verification, verify_onnx
+
+__all__ = [
+    "Disagreement",
+    "ExportedFile",
+    "Latency",
+    "LevelReport",
+    "OnnxFile",
+    "OnnxLayer",
+    "Profile",
+    "SumCheck",
+    "Template",
+    "Verification",
+    "export_onnx",
+    "export_program",
+    "export_qonnx",
+    "load_calibrated",
+    "make_template",
+    "open_session",
+    "profile_latency",
+    "read_bits",
+    "read_onnx",
+    "verify_onnx",
+    "write_bits",
+]

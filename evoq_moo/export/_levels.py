@@ -1,0 +1,203 @@
+"""Levels of every layer's input, in an ONNX file and in the network it was made from: where the two part, and why."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from evoq_moo.arithmetic import activation_range
+from evoq_moo.calibration._parameters import LayerParameters
+from evoq_moo.export._read import OnnxFile
+from evoq_moo.export._session import open_session
+from evoq_moo.export._template import require_onnx
+
+_Values = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelReport:
+    """Levels of inputs on some images.
+
+    Attributes:
+        values: How many were compared.
+        equal: Share that are equal, 0..1.
+        largest: The largest distance (levels).
+        first: The first layer in which some differ; None if none do.
+    """
+
+    values: int
+    equal: float
+    largest: int
+    first: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """An image that the two classify differently.
+
+    Attributes:
+        image: Its position.
+        expected: The network's choice.
+        found: The file's choice.
+        margin: How far the network's logits of the two choices are apart.
+        first_layer: The first layer whose input levels differ; None if only the logits do.
+        different: How many of its input levels differ.
+        border: How far, at most, those inputs are from the border between their two levels (levels, 0 on the border).
+    """
+
+    image: int
+    expected: int
+    found: int
+    margin: float
+    first_layer: str | None
+    different: int
+    border: float
+
+    def __str__(self) -> str:
+        where = (
+            f"{self.different} input levels of {self.first_layer} part first, all within {self.border:.2g} levels "
+            "of the border between two levels"
+            if self.first_layer is not None
+            else "all input levels are equal: a tie of logits, summed in another order"
+        )
+        return f"image {self.image}: {self.expected} and {self.found}, {self.margin:.3g} apart; {where}"
+
+
+def compare_levels(
+    found: OnnxFile, against: nn.Module, layers: Sequence[LayerParameters], images: Tensor
+) -> LevelReport:
+    """Return how many input levels of every layer are equal on some images.
+
+    Args:
+        found: The file.
+        against: The network.
+        layers: Its layers.
+        images: Float32 `(n, ...)`.
+    """
+    values = same = largest = 0
+    first: str | None = None
+    session, names = _session_of_inputs(found, layers)
+    for image in torch.split(images, 1):
+        there, here = _inputs_of_file(session, names, image), _inputs_of_network(against, layers, image)
+        for p in layers:
+            if p.name not in names:
+                continue
+            distance = np.abs(_levels_of_values(there[p.name], p) - _levels(here[p.name], p))
+            values += distance.size
+            same += int((distance == 0).sum())
+            if distance.size and int(distance.max()) > 0:
+                largest = max(largest, int(distance.max()))
+                first = first or p.name
+    return LevelReport(values=values, equal=same / values if values else 1.0, largest=largest, first=first)
+
+
+def explain(
+    found: OnnxFile,
+    against: nn.Module,
+    layers: Sequence[LayerParameters],
+    parted: Sequence[tuple[int, Tensor, int, int, float]],
+) -> tuple[Disagreement, ...]:
+    """Return where file and network part on images that they classify differently.
+
+    Args:
+        found: The file.
+        against: The network.
+        layers: Its layers.
+        parted: Position, image `(1, ...)`, the two choices and their margin.
+    """
+    if not parted:
+        return ()
+    session, names = _session_of_inputs(found, layers)
+    results = []
+    for position, image, expected, other, margin in parted:
+        there, here = _inputs_of_file(session, names, image), _inputs_of_network(against, layers, image)
+        first, different, border = None, 0, 0.0
+        for p in layers:
+            if p.name not in names:
+                continue
+            unequal = _levels_of_values(there[p.name], p) != _levels(here[p.name], p)
+            if unequal.any():
+                scaled = here[p.name][unequal].astype(np.float64) / np.float32(p.activation_scale)
+                first, different = p.name, int(unequal.sum())
+                border = float(np.abs(np.abs(scaled - np.floor(scaled)) - 0.5).max())
+                break
+        results.append(
+            Disagreement(
+                image=position,
+                expected=expected,
+                found=other,
+                margin=margin,
+                first_layer=first,
+                different=different,
+                border=border,
+            )
+        )
+    return tuple(results)
+
+
+def _session_of_inputs(found: OnnxFile, layers: Sequence[LayerParameters]) -> tuple[Any, set[str]]:
+    """Return a session of the file with its layers' quantized inputs as outputs, and the names of those layers.
+
+    A layer that shares another's quantized input is not among them.
+    """
+    onnx = require_onnx()
+    model = onnx.ModelProto.FromString(found.content)
+    made = {name for node in model.graph.node for name in node.output}
+    names = {p.name for p in layers if p.quantized_activation and f"{p.name}.input" in made}
+    for p in layers:
+        if p.name in names:
+            value = onnx.helper.make_tensor_value_info(f"{p.name}.input", onnx.TensorProto.FLOAT, None)
+            model.graph.output.append(value)
+    return open_session(model.SerializeToString()), names
+
+
+def _inputs_of_file(session: Any, names: set[str], image: Tensor) -> _Values:
+    wanted = [f"{name}.input" for name in names]
+    found = session.run(wanted, {session.get_inputs()[0].name: image.numpy()}) if wanted else []
+    return dict(zip(names, found, strict=True))
+
+
+def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], image: Tensor) -> _Values:
+    """Return the float input of each layer's first call, before it is quantized."""
+    kept: _Values = {}
+    with _observed(network, [p.name for p in layers], kept), torch.no_grad():
+        network(image)
+    return kept
+
+
+@contextmanager
+def _observed(network: nn.Module, names: Sequence[str], kept: _Values) -> Iterator[None]:
+    inner: Any = network.network
+    modules = dict(inner.named_modules())
+    handles = []
+    for name in names:
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            x: Tensor = args[0] if args else kwargs["input"]
+            kept.setdefault(name, x.detach().cpu().numpy().copy())
+
+        handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _levels(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.int64]:
+    """Return the levels of float inputs, as the arithmetic says."""
+    lowest, highest = activation_range(p.activation_bits)
+    inverse = np.float32(1) / np.float32(p.activation_scale)
+    levels = np.rint(x * inverse).astype(np.int64) + int(p.activation_zero_point or 0)
+    return np.asarray(np.clip(levels, lowest, highest))
+
+
+def _levels_of_values(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.int64]:
+    """Return the levels of values that were quantized and dequantized."""
+    levels = np.rint(x / np.float32(p.activation_scale)).astype(np.int64)
+    return np.asarray(levels + int(p.activation_zero_point or 0))

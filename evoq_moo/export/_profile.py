@@ -1,0 +1,179 @@
+"""`profile_latency`: each layer's time in onnxruntime on this machine, and how far the sum is from the whole."""
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.export._lower import LAYER_MARK, TWO_BIT_OPSET, lower
+from evoq_moo.export._onnx import runs_two_bit_types
+from evoq_moo.export._session import open_session
+from evoq_moo.export._shipment import shipment_of
+from evoq_moo.export._template import OPSET, make_template
+from evoq_moo.latency import LatencyTable
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.progress import track
+from evoq_moo.space import ALLOWED_BITS, Policy
+
+PAIRS = ((8, 8), (8, 4), (4, 8), (4, 4), (2, 2), (32, 32))
+"""Weight and activation bits of the types that ONNX has: other pairs run as the next wider of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumCheck:
+    """One policy's latency by the table beside its measured one.
+
+    Attributes:
+        policy: What was measured, in words.
+        summed: By the table (ms).
+        measured: The whole network, median (ms).
+    """
+
+    policy: str
+    summed: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """How far the sum is above the whole, as a share of it."""
+        return self.summed / self.measured - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What was measured.
+
+    Attributes:
+        latency: The table.
+        checks: Sums against wholes: every pair everywhere, and policies that mix them.
+    """
+
+    latency: LatencyTable
+    checks: tuple[SumCheck, ...]
+
+    def table(self) -> Table:
+        """Return the checks as a rich table."""
+        table = Table("policy", "sum (ms)", "measured (ms)", "error (%)")
+        for check in self.checks:
+            row = (f"{check.summed:.3f}", f"{check.measured:.3f}", f"{100 * check.error:+.1f}")
+            table.add_row(check.policy, *row)
+        return table
+
+
+def profile_latency(
+    network: QuantizedNetwork,
+    *,
+    pairs: Sequence[tuple[int, int]] = PAIRS,
+    repeats: int = 30,
+    threads: int = 1,
+    mixed: int = 3,
+    progress: bool = True,
+) -> Profile:
+    """Measure each layer of a network at pairs of bit-widths, as exported to ONNX, in onnxruntime on this machine.
+
+    The whole network is exported with one pair everywhere and run with onnxruntime's profiler; the medians of all nodes
+    of a layer (its quantization and dequantization, its product, its bias) make its time, those of all others the rest.
+    The sums are then compared with runs without the profiler, which has a cost of its own.
+
+    Args:
+        network: The network; one of its samples is the input.
+        pairs: (weight bits, activation bits) to measure.
+        repeats: Passes for each pair.
+        threads: Threads of onnxruntime.
+        mixed: How many random policies of the measured pairs to check the sum on.
+        progress: Show progress on a terminal.
+
+    Raises:
+        ArgumentError: An argument is not allowed.
+        MissingPackageError: onnx or onnxruntime is missing.
+        NetworkError: The network can't be exported.
+    """
+    check_count("repeats", repeats)
+    check_count("threads", threads)
+    check_count("mixed", mixed, lowest=0)
+    if not pairs or any(len(pair) != 2 or any(b not in ALLOWED_BITS for b in pair) for pair in pairs):
+        raise ArgumentError(f"pairs: given {pairs!r}; allowed: pairs of {list(ALLOWED_BITS)}")
+    given = list(dict.fromkeys((int(w), int(a)) for w, a in pairs))
+    names = network.space.layer_names
+    run = _Runner(network, repeats=repeats, threads=threads)
+    times: dict[str, dict[tuple[int, int], float]] = {name: {} for name in names}
+    rests, wholes = [], []
+    with track(len(given) + mixed, "profiling", enabled=progress) as bar:
+        for pair in given:
+            policy = Policy.from_array(names, np.tile(pair, (len(names), 1)))
+            model = run.model(policy)
+            by_layer = run.profiled(model)
+            rests.append(by_layer.pop("", 0.0))
+            for name in names:
+                times[name][pair] = by_layer.get(name, 0.0)
+            wholes.append((f"W{pair[0]} A{pair[1]}", policy, run.whole(model)))
+            bar.advance()
+        rng = np.random.default_rng(0)
+        for i in range(mixed):
+            policy = Policy.from_array(names, np.array(given)[rng.integers(len(given), size=len(names))])
+            wholes.append((f"mixed {i}", policy, run.whole(run.model(policy))))
+            bar.advance()
+    table = LatencyTable(
+        milliseconds=times, rest=median(rests), source=f"onnxruntime, {threads} thread(s), one sample, this machine"
+    )
+    checks = [
+        SumCheck(policy=what, summed=float(table.of(network.space.layers, policy.to_array())), measured=whole)
+        for what, policy, whole in wholes
+    ]
+    return Profile(latency=table, checks=tuple(checks))
+
+
+class _Runner:
+    """Exports a network under policies and times the files."""
+
+    def __init__(self, network: QuantizedNetwork, *, repeats: int, threads: int) -> None:
+        self.network = network
+        self.repeats = repeats
+        self.threads = threads
+        self.sample: npt.NDArray[np.float32] = network.samples[:1].cpu().numpy()
+        self.template = make_template(network.apply(network.uniform(8)), network.samples)
+
+    def model(self, policy: Policy) -> bytes:
+        shipment = shipment_of(self.network.apply(policy))
+        two = any(2 in pair for pair in policy.to_array().tolist()) and runs_two_bit_types()
+        opset = TWO_BIT_OPSET if two else OPSET
+        content: bytes = lower(shipment, self.template, opset=opset, named=True).SerializeToString()
+        return content
+
+    def whole(self, model: bytes) -> float:
+        """Return the median time of one pass (ms)."""
+        session = open_session(model, threads=self.threads, integer=True)
+        spent = []
+        for i in range(self.repeats + 2):
+            begun = time.perf_counter()
+            session.run(None, {"input": self.sample})
+            if i >= 2:  # the first passes warm up
+                spent.append(1000 * (time.perf_counter() - begun))
+        return median(spent)
+
+    def profiled(self, model: bytes) -> dict[str, float]:
+        """Return the time of each layer's nodes (ms); under "" that of all others."""
+        with tempfile.TemporaryDirectory() as folder:
+            session = open_session(model, threads=self.threads, integer=True, profile=Path(folder) / "profile")
+            for _ in range(self.repeats + 2):
+                session.run(None, {"input": self.sample})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        spent: dict[str, list[float]] = defaultdict(list)
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                spent[event["name"]].append(event["dur"] / 1000)
+        found: dict[str, float] = defaultdict(float)
+        known = set(self.network.space.layer_names)
+        for name, durations in spent.items():
+            layer, mark, _ = name.rpartition(LAYER_MARK)
+            found[layer if mark and layer in known else ""] += median(durations[2:] or durations)
+        return dict(found)

@@ -1,0 +1,253 @@
+"""Reading an ONNX file of ours: everything is checked before anything of it is used or run."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evoq_moo.arithmetic import activation_range, weight_range
+from evoq_moo.errors import FormatError, MissingFileError
+from evoq_moo.export._lower import FORMAT_VERSION, PREFIX
+from evoq_moo.export._packing import FLOAT, bits_of, from_planes
+from evoq_moo.export._template import OPSET, require_onnx
+from evoq_moo.space import Policy
+
+_DEPTH = 8
+"""Of subgraphs in subgraphs; ours have none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnnxLayer:
+    """One quantizable layer as a file holds it.
+
+    Attributes:
+        name: The layer's.
+        container: Of its weights.
+        levels: Int8 weight levels in the weight's shape; None where weights are float.
+        scales: Float32 `(channels,)`; None likewise.
+        weight: Float32 weights where they are float.
+        bias: Float32 `(out,)` or None.
+        input_scale: Step of its input; None where the file does not quantize it, or shares another layer's.
+        input_zero_point: Level of zero, likewise.
+    """
+
+    name: str
+    container: str
+    levels: npt.NDArray[np.int8] | None
+    scales: npt.NDArray[np.float32] | None
+    weight: npt.NDArray[np.float32] | None
+    bias: npt.NDArray[np.float32] | None
+    input_scale: float | None
+    input_zero_point: int | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnnxFile:
+    """A file of ours, checked.
+
+    Attributes:
+        path: Where it was read.
+        content: Its bytes.
+        model: The model.
+        policy: Its bit-widths.
+        layers: Its layers, in policy order.
+        sizes: What it should take (bytes), as `evoq_moo.export` noted it.
+        fingerprints: Of the float network and of the parameters.
+        provenance: Where it comes from.
+    """
+
+    path: Path
+    content: bytes
+    model: Any
+    policy: Policy
+    layers: tuple[OnnxLayer, ...]
+    sizes: dict[str, int]
+    fingerprints: dict[str, str]
+    provenance: dict[str, Any]
+
+
+def read_onnx(path: str | Path) -> OnnxFile:
+    """Read an ONNX file that `export_onnx` wrote.
+
+    Nothing is run, and no other file is opened: external data, functions, and operators outside standard ONNX are
+    refused.
+
+    Raises:
+        MissingFileError: No such file.
+        MissingPackageError: onnx is missing.
+        FormatError: The file is damaged, not of ours, or holds what ours never hold; the message says what.
+    """
+    onnx = require_onnx()
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"no such file: {path}")
+    content = path.read_bytes()
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except Exception as error:  # protobuf's own class, different in each of its versions
+        raise FormatError(f"{path}: not an ONNX file, or cut short: {error}") from error
+    try:
+        _check_model(onnx, model)
+        return _read(onnx, path, content, model)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise FormatError(f"{path}: {error}") from error
+        raise FormatError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+
+
+def _check_model(onnx: Any, model: Any) -> None:
+    imports = [(found.domain, found.version) for found in model.opset_import]
+    newest = onnx.defs.onnx_opset_version()
+    if len(imports) != 1 or imports[0][0] or not OPSET <= imports[0][1] <= newest:
+        raise FormatError(f"given operator sets {imports}; allowed: standard ONNX, {OPSET}..{newest}")
+    if len(model.functions) or len(model.training_info):
+        raise FormatError("holds functions or training graphs; ours hold none")
+    for tensor in _tensors(model.graph, 0):
+        if tensor.data_location != onnx.TensorProto.DEFAULT or len(tensor.external_data):
+            names = [entry.value for entry in tensor.external_data if entry.key == "location"]
+            raise FormatError(f"tensor {tensor.name!r} is kept in another file ({names}); allowed: data in the file")
+    domains = {node.domain for node in _nodes(model.graph, 0)} - {""}
+    if domains:
+        raise FormatError(f"uses operators of {sorted(domains)}; allowed: standard ONNX")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise FormatError(f"onnx.checker refuses it: {str(error).strip().splitlines()[0]}") from error
+
+
+def _nodes(graph: Any, depth: int) -> Iterator[Any]:
+    if depth > _DEPTH:
+        raise FormatError(f"graphs nest deeper than {_DEPTH}")
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _nodes(inner, depth + 1)
+
+
+def _tensors(graph: Any, depth: int) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in _nodes(graph, depth):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in [
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                *attribute.sparse_tensors,
+            ]:
+                yield from (sparse.values, sparse.indices)
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from inner.initializer
+
+
+def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    version = notes.get(f"{PREFIX}format")
+    if version != FORMAT_VERSION:
+        raise FormatError(f"given {PREFIX}format {version!r} in its metadata; allowed: {FORMAT_VERSION!r}")
+
+    def note(name: str, kind: type) -> Any:
+        value = json.loads(notes[PREFIX + name])
+        if not isinstance(value, kind):
+            raise FormatError(f"metadata {name!r} is a {type(value).__name__}; allowed: a {kind.__name__}")
+        return value
+
+    data = note("policy", dict)
+    policy = Policy(tuple(data["layers"]), tuple(data["weight_bits"]), tuple(data["activation_bits"]))
+    containers = note("containers", list)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def array(name: str) -> npt.NDArray[Any] | None:
+        return onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
+
+    layers = tuple(
+        _layer(str(name), str(container), bits, array)
+        for name, container, bits in zip(policy.layers, containers, policy.to_array().tolist(), strict=True)
+    )
+    _check_scales(onnx, model, tensors)
+    return OnnxFile(
+        path=path,
+        content=content,
+        model=model,
+        policy=policy,
+        layers=layers,
+        sizes={str(key): int(value) for key, value in note("sizes", dict).items()},
+        fingerprints={str(key): str(value) for key, value in note("fingerprints", dict).items()},
+        provenance=note("provenance", dict),
+    )
+
+
+def _layer(name: str, container: str, bits: list[int], array: Any) -> OnnxLayer:
+    weight_bits, activation_bits = bits
+    width = bits_of(container)
+    levels = weight = scales = None
+    if container == FLOAT:
+        weight = _float32(array(f"{name}.weight"), f"layer {name!r}: weights")
+    else:
+        if weight_bits > width:
+            raise FormatError(f"layer {name!r}: {weight_bits}-bit weights in container {container}")
+        scales = _float32(array(f"{name}.weight_scales"), f"layer {name!r}: weight scales")
+        levels = _levels(name, container, array)
+        lowest, highest = weight_range(weight_bits)
+        if levels.size and not lowest <= int(levels.min()) <= int(levels.max()) <= highest:
+            raise FormatError(
+                f"layer {name!r}: weight levels {levels.min()}..{levels.max()}; allowed with {weight_bits} bits: "
+                f"{lowest}..{highest}"
+            )
+    bias = array(f"{name}.bias")
+    scale, zero = array(f"{name}.input_scale"), array(f"{name}.input_zero_point")
+    if (scale is None) != (zero is None):
+        raise FormatError(f"layer {name!r}: has one of input scale and zero point; allowed: both or neither")
+    if zero is not None:
+        lowest, highest = activation_range(activation_bits)
+        if zero.size != 1 or scale.size != 1 or not lowest <= int(zero.astype(np.int64).reshape(())) <= highest:
+            raise FormatError(f"layer {name!r}: input zero point {zero}; allowed: {lowest}..{highest}")
+    return OnnxLayer(
+        name=name,
+        container=container,
+        levels=levels,
+        scales=scales,
+        weight=weight,
+        bias=None if bias is None else _float32(bias, f"layer {name!r}: bias").reshape(-1),
+        input_scale=None if scale is None else float(scale.reshape(())),
+        input_zero_point=None if zero is None else int(zero.astype(np.int64).reshape(())),
+    )
+
+
+def _levels(name: str, container: str, array: Any) -> npt.NDArray[np.int8]:
+    stored = array(f"{name}.weight_levels")
+    if stored is None:
+        raise FormatError(f"layer {name!r}: has no weight levels")
+    if container == "uint8":
+        return np.asarray((stored.astype(np.int16) - 128).astype(np.int8))
+    if not container.startswith("bits"):
+        return np.asarray(stored.astype(np.int8))
+    bits = bits_of(container)
+    if stored.dtype != np.uint8 or stored.ndim != 3 or stored.shape[0] != bits or stored.shape[2] != 1:
+        raise FormatError(f"layer {name!r}: bit planes of shape {stored.shape}; allowed: uint8 ({bits}, bytes, 1)")
+    return from_planes(stored[:, :, 0], 8 * stored.shape[1])
+
+
+def _float32(found: npt.NDArray[Any] | None, what: str) -> npt.NDArray[np.float32]:
+    if found is None or found.dtype != np.float32 or not np.isfinite(found).all():
+        raise FormatError(f"{what} are missing, not float32, or hold NaN or infinity")
+    return found
+
+
+def _check_scales(onnx: Any, model: Any, tensors: dict[str, Any]) -> None:
+    """Raise unless every scale is a positive number kept in the file."""
+    for node in _nodes(model.graph, 0):
+        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+            continue
+        if len(node.input) < 2 or node.input[1] not in tensors:
+            raise FormatError(f"a {node.op_type} computes its scale; allowed: scales in the file")
+        scale = onnx.numpy_helper.to_array(tensors[node.input[1]])
+        if scale.dtype != np.float32 or not (np.isfinite(scale) & (scale > 0)).all():
+            raise FormatError(f"scale {node.input[1]!r} holds what is not a positive number")

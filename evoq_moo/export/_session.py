@@ -1,0 +1,42 @@
+"""Running ONNX files by onnxruntime on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+from evoq_moo.errors import FormatError, MissingPackageError
+
+
+def open_session(
+    model: bytes | str | Path, *, threads: int | None = 1, integer: bool = False, profile: Path | None = None
+) -> Any:
+    """Return an onnxruntime session on the CPU.
+
+    Args:
+        model: A serialized model, or a file.
+        threads: Threads of one operator; None for onnxruntime's choice.
+        integer: Let onnxruntime fuse layers into its integer kernels, its default. They round elsewhere and, on
+            processors without int8 dot products, may saturate. False computes the arithmetic as the file says it.
+        profile: Beginning of the name of a file in which the session's profiler writes the time of each node.
+
+    Raises:
+        MissingPackageError: onnxruntime is missing.
+        FormatError: onnxruntime refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("running ONNX needs onnxruntime: pip install 'evoq-moo[export]'") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if not integer:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    content = model if isinstance(model, bytes) else Path(model).read_bytes()
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base of their own
+        raise FormatError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error

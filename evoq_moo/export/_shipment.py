@@ -1,0 +1,168 @@
+"""What is exported: the layers' levels and scales, the network around them, and where both come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoq_moo._setup import check_samples, digest, network_fingerprint, tensor_bytes
+from evoq_moo.calibration._network import CalibratedNetwork
+from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.calibration._parameters import LayerParameters, parameters_of
+from evoq_moo.cost import Cost, policy_cost
+from evoq_moo.engines.reference import QuantizedLayer
+from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.network import QuantizedModule
+from evoq_moo.preprocess import Preprocess
+from evoq_moo.space import LayerInfo, Policy
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shipment:
+    """A network under one policy, as plain parameters.
+
+    Attributes:
+        network: The folded float network; not changed.
+        layers: Parameters of each quantizable layer, in policy order.
+        outputs: For each head, the affine map behind the network; none for "no map".
+        preprocess: What the network's attribute of that name says, if it has one.
+        provenance: Where it comes from: plain JSON data.
+    """
+
+    network: nn.Module
+    layers: tuple[LayerParameters, ...]
+    outputs: tuple[OutputMap, ...] = ()
+    preprocess: Preprocess | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> Policy:
+        """The bit-widths."""
+        return Policy(
+            tuple(p.name for p in self.layers),
+            tuple(p.weight_bits for p in self.layers),
+            tuple(p.activation_bits for p in self.layers),
+        )
+
+    @property
+    def maps(self) -> tuple[OutputMap, ...]:
+        """The maps of the heads, none where all change nothing."""
+        return () if all(m.is_identity for m in self.outputs) else self.outputs
+
+    def cost(self) -> Cost:
+        """Return the size (MiB) and overhead (MiB) of the weights; bit operations are not known here and 0."""
+        return policy_cost([_info(p) for p in self.layers], self.policy.to_array())
+
+    def fingerprint(self) -> str:
+        """Return what identifies the parameters: levels, scales, zero points, biases and maps."""
+        parts: list[bytes] = []
+        for p in self.layers:
+            parts.append(f"{p.name} {p.kind} {p.weight_bits} {p.activation_bits}".encode())
+            parts.append(f"{p.activation_scale!r} {p.activation_zero_point!r}".encode())
+            parts += [tensor_bytes(t) for t in (p.weight, p.weight_levels, p.weight_scales, p.bias) if t is not None]
+        for m in self.maps:
+            parts += [tensor_bytes(m.scale), tensor_bytes(m.shift), str(m.axis).encode()]
+        return digest(*parts)
+
+    def network_fingerprint(self) -> str:
+        """Return what identifies the float network."""
+        return network_fingerprint(self.network)
+
+
+def _info(p: LayerParameters) -> LayerInfo:
+    weight = p.value()
+    return LayerInfo(
+        name=p.name,
+        kind=p.kind,
+        params=weight.numel(),
+        macs=0,
+        bias_params=0 if p.bias is None else p.bias.numel(),
+        output_channels=weight.shape[p.channel_dim],
+    )
+
+
+def shipment_of(module: nn.Module, *, provenance: Mapping[str, Any] | None = None) -> Shipment:
+    """Return the parameters of a network that computes with a policy.
+
+    Args:
+        module: What `calibrate` or `CalibratedNetwork.load` returns, or `QuantizedNetwork.apply`.
+        provenance: Where it comes from: plain JSON data.
+
+    Raises:
+        ArgumentError: Another kind of module.
+    """
+    if isinstance(module, CalibratedNetwork):
+        layers, outputs = module.layers, module.outputs
+    elif isinstance(module, QuantizedModule):
+        layers, outputs = _layers_of(module), ()
+    else:
+        raise ArgumentError(
+            f"network: given {type(module).__name__}; allowed: a CalibratedNetwork, or QuantizedNetwork.apply's"
+        )
+    found = module.preprocess
+    return Shipment(
+        network=module.reference,
+        layers=layers,
+        outputs=outputs,
+        preprocess=found if isinstance(found, Preprocess) else None,
+        provenance=dict(provenance or {}),
+    )
+
+
+def _layers_of(module: QuantizedModule) -> tuple[LayerParameters, ...]:
+    modules, floats = dict(module.network.named_modules()), dict(module.reference.named_modules())
+    pairs = module.policy.to_array().tolist()
+    found = []
+    for name, bits in zip(module.policy.layers, pairs, strict=True):
+        layer = modules[name]
+        if not isinstance(layer, QuantizedLayer):
+            raise ArgumentError(f"network: its layer {name!r} is no longer quantized; allowed: apply's result as it is")
+        found.append(parameters_of(name, floats[name], layer.ranges, bits))
+    return tuple(found)
+
+
+def sample_for(shipment: Shipment, sample: Tensor | Sequence[int] | None) -> Tensor:
+    """Return an input to trace a network with: two samples, so that the batch does not look like a constant.
+
+    Args:
+        shipment: The network.
+        sample: Samples `(n, ...)`, or the shape of one sample such as `(3, 224, 224)`; None for what the network's
+            preprocessing says.
+
+    Raises:
+        ArgumentError: Neither is given, or what is given is of another kind.
+    """
+    if isinstance(sample, Tensor):
+        given = check_samples(sample)
+    elif sample is not None:
+        sides = tuple(sample)
+        if not sides or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sides):
+            raise ArgumentError(f"sample: given {sample!r}; allowed: float32 samples, or a shape like (3, 224, 224)")
+        given = torch.rand(sides, generator=torch.Generator().manual_seed(0))[None]
+    elif shipment.preprocess is not None:
+        p = shipment.preprocess
+        given = torch.rand((1, p.channels, p.crop, p.crop), generator=torch.Generator().manual_seed(0))
+    else:
+        raise ArgumentError(
+            "sample: given none, and the network has no `preprocess` attribute; allowed: float32 samples, or the shape "
+            "of one, like (3, 224, 224)"
+        )
+    return torch.cat([given[:1], given[:1]])
+
+
+def check_network(shipment: Shipment, sample: Tensor) -> None:
+    """Raise unless the float network runs on a sample.
+
+    Raises:
+        NetworkError: It does not.
+    """
+    try:
+        with torch.no_grad():
+            shipment.network(sample)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shape = tuple(sample.shape)
+        raise NetworkError(
+            f"sample: the network can't run on shape {shape}: {type(error).__name__}: {error}"
+        ) from error

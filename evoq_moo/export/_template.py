@@ -1,0 +1,235 @@
+"""A float network's graph in ONNX, with marks where its quantizable layers take their input, weight and bias.
+
+`torch.onnx` (its exporter on `torch.export`) writes the graph; it knows torch's operators, we only mark the layers. A
+mark is a node of our own domain, which :mod:`evoq_moo.export._lower` replaces by what a policy asks for. One template
+serves every policy of a network.
+"""
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from evoq_moo.calibration._network import map_heads
+from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.engines.reference import WrappedLayer, replace_modules
+from evoq_moo.errors import MissingPackageError, NetworkError
+from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
+
+DOMAIN = "evoq_moo"
+INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
+OPSET = 21
+"""The first opset with 4-bit types; the graph around the layers is written in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A marked graph.
+
+    Attributes:
+        model: A serialized ONNX model; the values of marked weights and biases are left out.
+        layers: Names of the layers that its marks count.
+        biases: For each of them, whether its bias is marked.
+    """
+
+    model: bytes
+    layers: tuple[str, ...]
+    biases: tuple[bool, ...]
+
+
+def require_onnx() -> Any:
+    """Return the package `onnx`.
+
+    Raises:
+        MissingPackageError: It, or one that the export needs, is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as error:
+        raise MissingPackageError(
+            f"exporting to ONNX needs the package {error.name}: pip install 'evoq-moo[export]'"
+        ) from error
+    return onnx
+
+
+class _MarkedLayer(WrappedLayer):
+    """A layer whose input, weight and bias pass through marks."""
+
+    def __init__(self, layer: nn.Module, index: int) -> None:
+        super().__init__(layer)
+        self.index = index
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - the name torch's layers use
+        own = {"weight": self._mark(WEIGHT, self.layer.weight)}
+        if getattr(self.layer, "bias", None) is not None:
+            own["bias"] = self._mark(BIAS, self.layer.bias)
+        return functional_call(self.layer, own, (self._mark(INPUT, input), *args), kwargs)
+
+    def _mark(self, kind: str, x: Any) -> Tensor:
+        marked: Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{kind}", (x,), {"layer": self.index}, dtype=x.dtype, shape=x.shape, version=1
+        )
+        return marked
+
+
+class AffineMap(nn.Module):
+    """An output map that torch.export can follow."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, found: OutputMap) -> None:
+        super().__init__()
+        self.axis = found.axis
+        self.register_buffer("scale", found.scale)
+        self.register_buffer("shift", found.shift)
+
+    def forward(self, head: Tensor) -> Tensor:
+        """Return a head, mapped."""
+        shape = [1] * head.dim()
+        if head.dim() > 1:
+            shape[self.axis] = -1
+        return head * self.scale.reshape(shape) + self.shift.reshape(shape)
+
+
+class Whole(nn.Module):
+    """A network and the maps behind it.
+
+    Args:
+        network: The network.
+        maps: One for each head, or none.
+    """
+
+    def __init__(self, network: nn.Module, maps: Sequence[OutputMap]) -> None:
+        super().__init__()
+        self.network = network
+        self.maps = nn.ModuleList(nn.Identity() if m.is_identity else AffineMap(m) for m in maps)
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the network and map its heads."""
+        result = self.network(x)
+        return map_heads(result, iter(self.maps)) if len(self.maps) else result
+
+
+def replaced(shipment: Shipment, replacement: Callable[[nn.Module, int], nn.Module]) -> Whole:
+    """Return a copy of a network with its layers replaced, and its maps, ready for torch.export.
+
+    Args:
+        shipment: The network.
+        replacement: Makes what takes the place of a layer, from the layer and its index.
+    """
+    network = copy.deepcopy(shipment.network).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False  # type: ignore[assignment]  # the same values; a third of the time to export
+    modules = dict(network.named_modules())
+    for p in shipment.layers:
+        layer = modules[p.name]
+        if p.bias is not None and layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros_like(p.bias), requires_grad=False)
+    replace_modules(network, {modules[p.name]: replacement(modules[p.name], i) for i, p in enumerate(shipment.layers)})
+    return Whole(network, shipment.maps).eval()
+
+
+def make_template(network: nn.Module | Shipment, sample: Tensor | Sequence[int] | None = None) -> Template:
+    """Return a network's marked graph with any number of samples.
+
+    Args:
+        network: A `CalibratedNetwork`, or what `QuantizedNetwork.apply` gives; its bit-widths do not matter, its output
+            maps do.
+        sample: Samples `(n, ...)` or the shape of one; None for what the network's preprocessing says.
+
+    Raises:
+        ArgumentError: No sample, or of another kind.
+        MissingPackageError: A package is missing.
+        NetworkError: The network does not run on the sample, or can't be exported.
+    """
+    require_onnx()
+    shipment = network if isinstance(network, Shipment) else shipment_of(network)
+    x = sample_for(shipment, sample)
+    check_network(shipment, x)
+    whole = replaced(shipment, _MarkedLayer)
+    with torch.no_grad():
+        names = _output_names(shipment.network(x))
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                whole,
+                (x,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["input"],
+                output_names=names,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter fails in many ways on code it can't follow
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise NetworkError(
+            f"network: can't be exported with any number of samples: {type(error).__name__}: "
+            f"{lines[0] if lines else 'no reason given'}"
+        ) from error
+    if program is None:
+        raise NetworkError("network: torch.onnx gave no program")
+    return Template(
+        model=_without_marked_values(program.model_proto),
+        layers=tuple(p.name for p in shipment.layers),
+        biases=tuple(p.bias is not None for p in shipment.layers),
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the exporter says of itself; its errors still come out as exceptions."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _output_names(output: Any) -> list[str]:
+    if isinstance(output, Tensor):
+        return ["output"]
+    leaves = torch.utils._pytree.tree_leaves(output)
+    if isinstance(output, Mapping) and all(isinstance(value, Tensor) for value in output.values()):
+        return [str(key) for key in output]
+    return [f"output_{i}" for i in range(len(leaves))]
+
+
+def _without_marked_values(model: Any) -> bytes:
+    """Return a model serialized without what a policy replaces and without what only its maker needs."""
+    marked = {n.input[0] for n in model.graph.node if n.domain == DOMAIN and n.op_type in {WEIGHT, BIAS}}
+    others = {name for n in model.graph.node if n.domain != DOMAIN for name in n.input}
+    kept = [t for t in model.graph.initializer if t.name not in marked or t.name in others]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        # Stack traces with the paths of this machine.
+        del node.metadata_props[:]
+        node.doc_string = ""
+        node.name = ""
+    for value in [*model.graph.initializer, *model.graph.input, *model.graph.output]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    content: bytes = model.SerializeToString()
+    return content

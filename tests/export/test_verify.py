@@ -1,0 +1,168 @@
+"""Verifying a file, and refusing damaged or hostile ones."""
+
+import json
+import pickle
+from contextlib import suppress
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError
+from evoq_moo.export import export_onnx, read_onnx, verify_onnx
+
+
+@pytest.fixture(scope="module")
+def exported(branches, branches_template, policies_of, tmp_path_factory):
+    network = branches.apply(policies_of(branches, 1, seed=7)[0])
+    path = tmp_path_factory.mktemp("exported") / "m.onnx"
+    export_onnx(network, path, template=branches_template, packed=False)
+    return network, path
+
+
+def changed(path, target, change):
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, target)
+    return target
+
+
+def initializer(model, ending):
+    return next(t for t in model.graph.initializer if t.name.endswith(ending))
+
+
+def set_array(tensor, array):
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+
+def test_a_good_file_passes(branches, exported):
+    network, path = exported
+    found = verify_onnx(path, network, branches.samples, repeats=2, level_images=3)
+    assert found.passed, found.problems
+    assert found.images == len(branches.samples)
+    assert found.levels.equal > 0.99
+    assert max(found.logit_levels) < 2
+    assert found.top1_agreement is None  # two heads: no classifier
+    assert found.latency.onnx > 0
+    assert found.size == path.stat().st_size
+    assert found.table().row_count == 6
+
+
+def test_other_weights_are_found(branches, exported, tmp_path):
+    network, path = exported
+
+    def add_one(model):
+        tensor = initializer(model, "head.weight_scales")
+        set_array(tensor, onnx.numpy_helper.to_array(tensor) * np.float32(3))
+
+    found = verify_onnx(changed(path, tmp_path / "a.onnx", add_one), network, branches.samples, repeats=0)
+    assert not found.passed
+    assert any("layer 'head': other parameters than expected: weight scales" in p for p in found.problems)
+    assert any("output levels away" in p for p in found.problems)
+    other = branches.apply(branches.uniform(8))
+    assert any("another policy" in p for p in verify_onnx(path, other, branches.samples, repeats=0).problems)
+
+
+def test_a_file_that_is_too_large_is_found(branches, exported, tmp_path):
+    network, path = exported
+
+    def grow(model):
+        model.doc_string = "x" * 200_000
+
+    found = verify_onnx(changed(path, tmp_path / "a.onnx", grow), network, branches.samples, repeats=0)
+    assert any(p.startswith("the file takes") for p in found.problems)
+
+
+def test_arguments(branches, exported):
+    network, path = exported
+    with pytest.raises(ArgumentError, match="images: given none"):
+        verify_onnx(path, network, [])
+    with pytest.raises(ArgumentError, match="level_images: given 0"):
+        verify_onnx(path, network, branches.samples, level_images=0)
+    with pytest.raises(MissingFileError, match="nowhere"):
+        verify_onnx("nowhere.onnx", network, branches.samples)
+
+
+def no_scale(model, value):
+    tensor = initializer(model, "input_scale")
+    set_array(tensor, np.array(value, dtype=np.float32))
+
+
+def external(model, location):
+    tensor = initializer(model, "weight_levels")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.ClearField("raw_data")
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location
+
+
+def own_operator(model):
+    model.graph.node[0].domain = "evil"
+
+
+def bits_beyond_the_level(model):
+    note = next(e for e in model.metadata_props if e.key == "evoq_moo.policy")
+    data = json.loads(note.value)
+    data["weight_bits"] = [2 if b == 8 else b for b in data["weight_bits"]]
+    data["weight_bits"] = [2] * len(data["weight_bits"])
+    note.value = json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: no_scale(m, np.nan), "not a positive number"),
+        (lambda m: no_scale(m, 0), "not a positive number"),
+        (lambda m: no_scale(m, -1), "not a positive number"),
+        (lambda m: external(m, "../../etc/passwd"), "kept in another file"),
+        (lambda m: external(m, "/etc/passwd"), "kept in another file"),
+        (own_operator, "uses operators of"),
+        (bits_beyond_the_level, "weight levels"),
+        (lambda m: setattr(m.opset_import[0], "version", 99), "operator sets"),
+        (lambda m: setattr(m.opset_import[0], "version", 7), "operator sets"),
+        (lambda m: m.metadata_props.pop(), "damaged"),
+        (lambda m: m.metadata_props.pop(0), "evoq_moo.format"),
+        (lambda m: m.graph.node.pop(3), "onnx.checker refuses"),
+        (lambda m: m.functions.add(), "holds functions"),
+    ],
+)
+def test_hostile_files_are_refused(exported, tmp_path, change, message):
+    _, path = exported
+    model = onnx.load(path)
+    change(model)
+    (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FormatError, match=message):
+        read_onnx(tmp_path / "bad.onnx")
+
+
+def test_other_files_are_refused(tmp_path):
+    for content in (b"", b"PK\x03\x04", pickle.dumps({"a": 1}), b"{}", bytes(1000)):
+        (tmp_path / "bad.onnx").write_bytes(content)
+        with pytest.raises(FormatError):
+            read_onnx(tmp_path / "bad.onnx")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_give_our_errors_or_a_model(exported, tmp_path, data):
+    """Cut, changed and inserted bytes: our error, or a file that is still well formed."""
+    content = bytearray(exported[1].read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(["set", "cut", "insert", "drop"]))
+        if kind == "set":
+            content[where] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del content[max(where, 1) :]
+        elif kind == "insert":
+            content[where:where] = data.draw(st.binary(min_size=1, max_size=8))
+        else:
+            del content[where : where + 8]
+        if not content:
+            break
+    target = tmp_path / "fuzzed.onnx"
+    target.write_bytes(bytes(content))
+    with suppress(EvoqError):
+        read_onnx(target)
