@@ -317,7 +317,7 @@ class ParetoFront:
         if "<=" in how:
             limits = parse_budgets(how.split(","))
             for name in limits:
-                check_name("pick", name, ("difference", "size_mib", "bops"))
+                check_name("pick", name, ("difference", "size_mib", "bops", "latency_ms"))
             wanted = "difference"
             if "difference" in limits:
                 wanted = next((name for name in self.objectives if name != "difference"), "difference")
