@@ -1,7 +1,6 @@
 """Levels of every layer's input, in an ONNX file and in the network it was made from: where the two part, and why."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from evoq_moo._setup import observed
 from evoq_moo.arithmetic import activation_range
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.export._read import OnnxFile
@@ -165,28 +165,14 @@ def _inputs_of_file(session: Any, names: set[str], image: Tensor) -> _Values:
 def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], image: Tensor) -> _Values:
     """Return the float input of each layer's first call, before it is quantized."""
     kept: _Values = {}
-    with _observed(network, [p.name for p in layers], kept), torch.no_grad():
+
+    def keep(name: str, x: Tensor) -> None:
+        kept.setdefault(name, x.detach().cpu().numpy().copy())
+
+    inner: Any = network.network
+    with observed(inner, [p.name for p in layers], keep), torch.no_grad():
         network(image)
     return kept
-
-
-@contextmanager
-def _observed(network: nn.Module, names: Sequence[str], kept: _Values) -> Iterator[None]:
-    inner: Any = network.network
-    modules = dict(inner.named_modules())
-    handles = []
-    for name in names:
-
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
-            x: Tensor = args[0] if args else kwargs["input"]
-            kept.setdefault(name, x.detach().cpu().numpy().copy())
-
-        handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _levels(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.int64]:
