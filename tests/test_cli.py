@@ -242,7 +242,9 @@ def test_interrupted_in_the_scan_goes_on(tmp_path, monkeypatch):
 
 
 def test_calibrate_writes_the_picked_policy(run_folder, tmp_path):
-    output = evoq_command("calibrate", run_folder, "--pick", "knee", "--steps", "features,outputs", "-o", tmp_path)
+    output = evoq_command(
+        "calibrate", run_folder, "--pick", "knee", "--steps", "features,outputs", "--time-limit", "600", "-o", tmp_path
+    )
     assert "features" in output
     assert "held out" in output
     front = load_front(run_folder)

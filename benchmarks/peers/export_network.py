@@ -9,6 +9,7 @@ The folder then holds
 - `weights.safetensors`: the pre-trained network's state dict (BatchNorm not folded: every tool folds by itself);
 - `samples.safetensors`: `samples`, float32 `(50, C, H, W)`, preprocessed, the very tensor our own search uses, and
   `labels`, int64 `(50,)`, for the tools that can't do without;
+- `labelled.safetensors`, with `--labelled`: `images` and `labels`, preprocessed, to measure accuracy on;
 - `description.json`: how to build the architecture, the layers that a policy covers (by module name, in order), the
   pinned ones, and the recipe that makes our own network of the same files;
 - `architecture.py`: the architecture's source, where torchvision lacks it.
@@ -29,6 +30,7 @@ import evoq_moo as evoq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 recipe_for = importlib.import_module("accuracy").recipe_for
+labelled_images = importlib.import_module("accuracy").labelled_images
 
 PINNED_BITS = 8
 
@@ -70,7 +72,12 @@ def describe(network: evoq.QuantizedNetwork, recipe: evoq.Recipe, factory: str) 
     }
 
 
-def main(network: str, *, output: Annotated[Path, typer.Option(help="Folder to write.")]) -> None:
+def main(
+    network: str,
+    *,
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    labelled: Annotated[bool, typer.Option(help="Also the labelled images that accuracy is measured on.")] = False,
+) -> None:
     """Export a network of the zoo with 50 samples of ../shared/data."""
     output.mkdir(parents=True, exist_ok=True)
     recipe = recipe_for(network)
@@ -80,6 +87,9 @@ def main(network: str, *, output: Annotated[Path, typer.Option(help="Folder to w
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, output / "weights.safetensors")
     labels = labels_of(recipe, quantized.samples)
     save_file({"samples": quantized.samples.contiguous(), "labels": labels}, output / "samples.safetensors")
+    if labelled:
+        images, classes = labelled_images(network, recipe, None)
+        save_file({"images": images.contiguous(), "labels": classes}, output / "labelled.safetensors")
     description = describe(quantized, recipe, factory)
     (output / "description.json").write_text(json.dumps(description, indent=1) + "\n")
     print(f"{output}: {network}, {len(quantized.space.layers)} layers, pinned {', '.join(description['pinned'])}")
