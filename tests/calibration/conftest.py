@@ -6,6 +6,11 @@ import torch
 from torch import nn
 
 import evoq_moo as evoq
+from evoq_moo._compute import ComputePool
+from evoq_moo.calibration._graph import CapturedNetwork, float_call
+from evoq_moo.calibration._parameters import parameters_of
+from evoq_moo.calibration._walk import LayerView
+from evoq_moo.ranges import LayerRanges
 from evoq_moo.zoo._cifar import CifarBlock
 
 
@@ -30,5 +35,29 @@ def policy_of():
     def make(network, weight_bits, activation_bits):
         bits = np.tile([weight_bits, activation_bits], (len(network.space.layer_names), 1))
         return evoq.Policy.from_array(network.space.layer_names, bits)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def view_of():
+    """Return a function that makes the view of one layer whose quantized network is the float one."""
+
+    def make(layer, x, ranges=None, bits=(32, 32)):
+        network = nn.Sequential(layer).eval().requires_grad_(False)
+        captured = CapturedNetwork(network, ["0"], x, len(x))
+        op = next(s.ops[0] for s in captured.stages(len(x)) if s.layer is not None) if captured.stages(len(x)) else None
+        y = float_call(op, x)
+        return LayerView(
+            op=op,
+            parameters=parameters_of("0", layer, ranges or LayerRanges(weight_scales={}, activation={}), bits),
+            weight=op.args[1],
+            bias=op.args[2],
+            inputs=[x],
+            targets=[y],
+            target_moments=list,
+            seen=(True,),
+            pool=ComputePool(threads=1),
+        )
 
     return make

@@ -5,12 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from evoq_moo._compute import ComputePool
 from evoq_moo.calibration._gram import moments, prior_weights, sampled_patches
-from evoq_moo.calibration._graph import CapturedNetwork, float_call
-from evoq_moo.calibration._parameters import parameters_of
-from evoq_moo.calibration._walk import LayerView
-from evoq_moo.ranges import LayerRanges
 
 LAYERS = {
     "conv": nn.Conv2d(4, 6, 3, stride=2, padding=1),
@@ -23,26 +18,8 @@ LAYERS = {
 }
 
 
-def view_of(layer, x):
-    network = nn.Sequential(layer).eval().requires_grad_(False)
-    captured = CapturedNetwork(network, ["0"], x, len(x))
-    op = next(s.ops[0] for s in captured.stages(len(x)) if s.layer is not None) if captured.stages(len(x)) else None
-    y = float_call(op, x)
-    return LayerView(
-        op=op,
-        parameters=parameters_of("0", layer, LayerRanges(weight_scales={}, activation={}), (32, 32)),
-        weight=op.args[1],
-        bias=op.args[2],
-        inputs=[x],
-        targets=[y],
-        target_moments=list,
-        seen=(True,),
-        pool=ComputePool(threads=1),
-    )
-
-
 @pytest.mark.parametrize("name", [n for n in LAYERS if n != "same"])
-def test_patches_times_weights_are_the_outputs(name):
+def test_patches_times_weights_are_the_outputs(name, view_of):
     layer = LAYERS[name]
     shape = {"conv1d": (3, 4, 9), "linear": (3, 7, 5)}.get(name, (3, 4, 8, 7))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -53,7 +30,7 @@ def test_patches_times_weights_are_the_outputs(name):
     torch.testing.assert_close(products + bias, outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_moments_are_covariances():
+def test_moments_are_covariances(view_of):
     x = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     layer = LAYERS["conv"]
     view = view_of(layer, x)

@@ -1,0 +1,24 @@
+"""Rounding: how far it leaves the float weights."""
+
+import torch
+from torch import nn
+
+from evoq_moo.calibration._rounding import fit_rounding
+from evoq_moo.ranges import LayerRanges, weight_scales
+
+
+def test_the_fewer_positions_were_seen_the_closer_weights_stay_to_the_float_ones(view_of):
+    generator = torch.Generator().manual_seed(4)
+    layer, wanted = nn.Linear(48, 6).requires_grad_(False), nn.Linear(48, 6).requires_grad_(False)
+    for linear in (layer, wanted):
+        nn.init.normal_(linear.weight, std=0.1, generator=generator)
+    moved = {}
+    for count in (12, 4800):
+        x = torch.randn(count, 48, generator=generator)
+        ranges = LayerRanges(weight_scales={8: weight_scales(layer.weight, 8)}, activation={})
+        view = view_of(layer, x, ranges, (8, 32))
+        # What is wanted is another layer's output: with enough samples its weights are found.
+        view.targets = [wanted(x)]
+        moved[count] = float((fit_rounding(view).value() - layer.weight).norm() / (wanted.weight - layer.weight).norm())
+    assert moved[4800] > 0.9
+    assert moved[12] < 0.3
