@@ -7,11 +7,11 @@ BIN = $(VENV)/bin
 # pymoo's and torch's threads would fight each other under parallel tests.
 WORKERS ?= 2
 
-.PHONY: demo test check lint types format clean
+.PHONY: demo test check lint types docs format clean
 
 $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[zoo,detection,export,qonnx,algorithms,dask,parquet,test,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[zoo,detection,export,qonnx,algorithms,dask,parquet,test,dev,docs]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -27,11 +27,15 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-check: lint types test
+# The site, into site/; strict: a broken link or an unknown name is an error. Nothing is fetched.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: lint types docs test
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo site build dist *.egg-info
