@@ -22,6 +22,7 @@ from evoq_moo.latency import LatencyTable
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
+from evoq_moo.screening import SurrogateSearch
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import measure_sensitivity
 from evoq_moo.space import LayerInfo, Policy, SearchSpace
@@ -54,6 +55,7 @@ __all__ = [
     "SensitivityTable",
     "Study",
     "StudyResults",
+    "SurrogateSearch",
     "calibrate",
     "choose_by_accuracy",
     "distill_samples",

@@ -23,7 +23,7 @@ class TraceRow:
     """State of a search after one generation.
 
     Attributes:
-        evaluations: Evaluations the algorithm asked for so far.
+        evaluations: Evaluations the algorithm asked for so far, screenings on few samples counted as parts.
         policies: Different policies among them.
         front: Feasible nondominated points among them.
         hypervolume: Share of the box between ideal and reference point that they dominate, the difference on a log10

@@ -30,7 +30,9 @@ def search(
     recipe: NetworkFactory | None = None,
     progress: bool = True,
 ) -> SearchRun:
-    """Search for the front of a network by our best method: the sensitivity scan, then our default algorithm.
+    """Search for the front of a network by our best method: a sparse sensitivity scan, then our default algorithm.
+
+    With two or three objectives that is :class:`SurrogateSearch`, with one :class:`EvoQGA`.
 
     With a store, calling it again with the same arguments after a kill or Ctrl-C goes on where it was.
 
@@ -39,8 +41,8 @@ def search(
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
         latency: The same.
-        evaluations: Evaluations of the search; the sensitivity scan's come on top.
-        pop_size: Population size.
+        evaluations: Evaluations of the search, screenings counted as parts; the scan's, one for each gene, come on top.
+        pop_size: Policies to start with; with one objective, the population size.
         seed: Seed of the search.
         store: Where evaluations are kept: a path, an open store, or None for memory.
         workers: Evaluate on this many processes of our own.
@@ -70,7 +72,7 @@ def search(
         recipe=recipe,
     )
     try:
-        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, progress=progress)
+        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
         algorithm = default_algorithm(problem, sensitivity, pop_size=pop_size)
         return run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=progress)
     finally:

@@ -10,11 +10,12 @@ from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.operators import SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.screening import SurrogateSearch, supports
 from evoq_moo.sensitivity import SensitivityTable
 
 
 def guided_nsga2(sensitivity: SensitivityTable, *, pop_size: int = 40) -> NSGA2:
-    """Return NSGA-II with the sensitivity-guided operators: our default algorithm for two or more objectives.
+    """Return NSGA-II with the sensitivity-guided operators.
 
     Args:
         sensitivity: Table of the problem's space.
@@ -54,7 +55,10 @@ class EvoQGA(GA):  # type: ignore[misc]
 def default_algorithm(
     problem: MixedPrecisionProblem, sensitivity: SensitivityTable, *, pop_size: int = 40
 ) -> Algorithm:
-    """Return our algorithm for a problem: guided NSGA-II, or :class:`EvoQGA` where there is one objective.
+    """Return our algorithm for a problem.
+
+    :class:`SurrogateSearch` for the difference and one or two costs, :class:`EvoQGA` for one objective, and guided
+    NSGA-II for anything else.
 
     Args:
         problem: The problem.
@@ -66,6 +70,8 @@ def default_algorithm(
     """
     if problem.n_obj == 1:
         return EvoQGA(sensitivity, pop_size=pop_size)
+    if supports(problem):
+        return SurrogateSearch(sensitivity, pop_size=pop_size)
     return guided_nsga2(sensitivity, pop_size=pop_size)
 
 

@@ -75,6 +75,23 @@ def cost_matrix(layers: Sequence[LayerInfo], bits: IntArray) -> FloatArray:
     return np.stack([size_mib(layers, bits), gbops(layers, bits)], axis=-1)
 
 
+def cost_by_layer(layers: Sequence[LayerInfo], bits: IntArray, cost: str) -> FloatArray:
+    """Return what each layer contributes to a cost, float64 `(..., layers)` (MiB or GBOPs).
+
+    Args:
+        layers: The quantizable layers.
+        bits: Int64 `(..., layers, 2)`.
+        cost: ``"size_mib"`` or ``"gbops"``.
+
+    Raises:
+        UnknownNameError: `cost` is not a cost.
+    """
+    check_name("cost", cost, COSTS)
+    if cost == "size_mib":
+        return np.asarray(bits[..., WEIGHT] * [layer.params for layer in layers] / 8 / 2**20)
+    return np.asarray(bits[..., WEIGHT] * bits[..., ACTIVATION] * [layer.macs for layer in layers] / 1e9)
+
+
 def policy_cost(layers: Sequence[LayerInfo], bits: npt.ArrayLike) -> Cost:
     """Return the costs of one policy.
 

@@ -99,7 +99,7 @@ def execute(
         workers=workers,
     )
     try:
-        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, progress=progress)
+        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
         sensitivity.save(folder / "sensitivity.json")
         run = run_search(
             problem,

@@ -7,18 +7,23 @@ choices are ours and marked so.
 from evoq_moo.baselines import greedy_path
 
 from ._moves import move_probabilities
+from .adaptive import adapted_sensitivity
 from .crossover import UniformBitCrossover
+from .front_crossover import FrontAwareCrossover
 from .mutation import SensitivityGuidedMutation
-from .repair import BitWidthRepair
+from .repair import BitWidthRepair, BudgetRepair
 from .sampling import SensitivitySampling
 from .uniform_mutation import UniformBitMutation
 
 __all__ = [
     "BitWidthRepair",
+    "BudgetRepair",
+    "FrontAwareCrossover",
     "SensitivityGuidedMutation",
     "SensitivitySampling",
     "UniformBitCrossover",
     "UniformBitMutation",
+    "adapted_sensitivity",
     "greedy_path",
     "move_probabilities",
 ]

@@ -11,7 +11,7 @@ from evoq_moo._genes import BoolArray, gene_tables
 from evoq_moo.cost import COSTS
 from evoq_moo.errors import ArgumentError, check_name, check_number
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
-from evoq_moo.space import FloatArray
+from evoq_moo.space import FloatArray, IntArray
 
 DIFFERENCE_FLOOR = 0.05
 """Our choice: a move's difference counts as at least this share of the larger of the gene's two differences, so that
@@ -50,6 +50,7 @@ class GuidedMoves:
         self.sensitivity = check_sensitivity(sensitivity)
         self.temperature = check_number("temperature", temperature, 0, np.inf, open_low=True)
         self.epsilon = check_number("epsilon", epsilon, 0, 1)
+        self.max_step = max_step
         if max_step is not None and (not isinstance(max_step, int) or isinstance(max_step, bool) or max_step < 1):
             raise ArgumentError(f"max_step: given {max_step!r}; allowed: None or an integer from 1")
         tables = gene_tables(sensitivity.space)
@@ -86,12 +87,46 @@ class GuidedMoves:
         tables = gene_tables(self.sensitivity.space)
         columns = tables.columns(X)
         n, n_var = columns.shape
+        logits, down, up = self._logits(columns, cost)
+        down_share, can_lower = _softmax(logits, down)
+        up_share, can_raise = _softmax(logits, up)
+        uniform = self._uniform[np.arange(n_var), columns].reshape(logits.shape)
+        directions = can_lower + can_raise
+        guided = (down_share + up_share) / np.maximum(directions, 1.0)
+        share = np.where(directions > 0, 1 - self.epsilon, 0.0)
+        return np.asarray(share * guided + (1 - share) * uniform).reshape(n, n_var, -1)
+
+    def one_way(self, X: IntArray, *, cost: str, up: bool, genes: BoolArray) -> FloatArray:
+        """Return the probability of every move in one direction.
+
+        With probability `epsilon` any move of the direction is as likely, else they are drawn by merit.
+
+        Args:
+            X: Vectors of allowed bit-widths `(n, n_var)`.
+            cost: ``"size_mib"`` or ``"gbops"``; downwards only moves that save some count.
+            up: Wider, or narrower.
+            genes: The genes that may move, bool `(n, n_var)`.
+
+        Returns:
+            Float64 `(n, n_var, c)`, summing to 1 over the last two axes, or to 0 where there is no such move.
+        """
+        tables = gene_tables(self.sensitivity.space)
+        columns = tables.columns(X)
+        logits, *ways = self._logits(columns, cost)
+        allowed = ways[int(up)] & np.repeat(genes, len(tables.bits), axis=1)
+        share = _softmax(logits, allowed)[0]
+        uniform = allowed / np.maximum(allowed.sum(axis=1, keepdims=True), 1)
+        return np.asarray((1 - self.epsilon) * share + self.epsilon * uniform).reshape(*columns.shape, -1)
+
+    def _logits(self, columns: IntArray, cost: str) -> tuple[FloatArray, BoolArray, BoolArray]:
+        """Return log merit over temperature of every move, and which go down and up, each `(n, n_var * c)`."""
+        tables = gene_tables(self.sensitivity.space)
+        n, n_var = columns.shape
         shape = (n, n_var * len(tables.bits))  # both axes of moves as one
         genes = np.arange(n_var)
         change = np.abs(tables.cost_changes(tables.bits[columns], cost)).reshape(shape)
         log_difference = self._log_difference[genes, columns].reshape(shape)
         direction = self._direction[genes, columns].reshape(shape)
-        uniform = self._uniform[genes, columns].reshape(shape)
 
         costing = change > 0
         down, up = (direction < 0) & costing, direction > 0
@@ -99,13 +134,7 @@ class GuidedMoves:
         mean = (change * widenings).sum(axis=1) / np.maximum(widenings.sum(axis=1), 1)
         floor = np.where(mean > 0, COST_FLOOR * mean, 1.0)[:, None]
         log_cost = np.log(np.where(down, change, np.maximum(change, floor)))
-        log_merit = direction * (log_difference - log_cost) / self.temperature
-        down_share, can_lower = _softmax(log_merit, down)
-        up_share, can_raise = _softmax(log_merit, up)
-        directions = can_lower + can_raise
-        guided = (down_share + up_share) / np.maximum(directions, 1.0)
-        share = np.where(directions > 0, 1 - self.epsilon, 0.0)
-        return np.asarray(share * guided + (1 - share) * uniform).reshape(n, n_var, -1)
+        return direction * (log_difference - log_cost) / self.temperature, down, up
 
 
 def _softmax(logits: FloatArray, mask: BoolArray) -> tuple[FloatArray, FloatArray]:
@@ -125,6 +154,24 @@ def _softmax(logits: FloatArray, mask: BoolArray) -> tuple[FloatArray, FloatArra
     np.exp(weights, out=weights)
     weights /= np.where(some, weights.sum(axis=1, keepdims=True), 1.0)
     return weights, some.astype(np.float64)
+
+
+def draw_moves(X: IntArray, probabilities: FloatArray, bits: IntArray, u: FloatArray) -> IntArray:
+    """Return vectors after one move each, int64 `(n, n_var)`.
+
+    Args:
+        X: Vectors `(n, n_var)`.
+        probabilities: Of their moves `(n, n_var, c)`, some above 0 for every vector.
+        bits: Bit-widths of the last axis, int64 `(c,)`.
+        u: Uniform random numbers from 0 to 1, `(n,)`.
+    """
+    cumulative = np.cumsum(probabilities.reshape(len(X), X.shape[1] * len(bits)), axis=1)
+    total = cumulative[:, -1:]  # 1 but for rounding
+    target = np.minimum(u[:, None] * total, np.nextafter(total, 0.0))
+    gene, column = np.divmod((cumulative <= target).sum(axis=1), len(bits))
+    moved = X.copy()
+    moved[np.arange(len(X)), gene] = bits[column]
+    return moved
 
 
 def move_probabilities(

@@ -8,9 +8,37 @@ from pymoo.core.crossover import Crossover
 
 from evoq_moo._genes import gene_tables, problem_space
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.space import SearchSpace
 
 
-class UniformBitCrossover(Crossover):  # type: ignore[misc]
+class BitCrossover(Crossover):  # type: ignore[misc]
+    """Base of crossovers of bit-width vectors."""
+
+    def do(self, problem: Any, pop: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the offspring of pairs of parents, as pymoo's :meth:`Crossover.do`, with int64 vectors.
+
+        Raises:
+            ArgumentError: The problem has no search space.
+            BitWidthError: A parent holds a value that is not an allowed bit-width.
+        """
+        tables = gene_tables(problem_space(problem))
+        offspring = super().do(problem, pop, *args, **kwargs)
+        # checked here and not in _do, which pymoo skips where no pair is crossed
+        offspring.set("X", tables.bits[tables.columns(offspring.get("X"))])
+        return offspring
+
+
+def check_pairs(X: npt.NDArray[Any], space: SearchSpace) -> None:
+    """Raise unless `X` holds pairs of vectors of a space.
+
+    Raises:
+        ArgumentError: It is not of shape `(2, pairs, n_var)`.
+    """
+    if X.ndim != 3 or X.shape[0] != 2 or X.shape[2] != space.n_var:
+        raise ArgumentError(f"X: given shape {X.shape}; allowed: (2, pairs, {space.n_var})")
+
+
+class UniformBitCrossover(BitCrossover):
     """Uniform crossover of two parents in which a layer's weight and activation bit-widths stay together.
 
     EvoQ's crossover is not in its abstract. Our choice: uniform, since neighbouring genes of the vector have no more
@@ -29,19 +57,6 @@ class UniformBitCrossover(Crossover):  # type: ignore[misc]
         super().__init__(2, 2, prob=check_number("prob", prob, 0, 1))
         self.prob_layer = check_number("prob_layer", prob_layer, 0, 1)
 
-    def do(self, problem: Any, pop: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the offspring of pairs of parents, as pymoo's :meth:`Crossover.do`, with int64 vectors.
-
-        Raises:
-            ArgumentError: The problem has no search space.
-            BitWidthError: A parent holds a value that is not an allowed bit-width.
-        """
-        tables = gene_tables(problem_space(problem))
-        offspring = super().do(problem, pop, *args, **kwargs)
-        # checked here and not in _do, which pymoo skips where no pair is crossed
-        offspring.set("X", tables.bits[tables.columns(offspring.get("X"))])
-        return offspring
-
     def _do(
         self, problem: Any, X: npt.NDArray[Any], *_args: Any, random_state: np.random.Generator, **_kwargs: Any
     ) -> npt.NDArray[Any]:
@@ -59,7 +74,6 @@ class UniformBitCrossover(Crossover):  # type: ignore[misc]
             ArgumentError: The problem has no search space, or `X` is not of its shape.
         """
         space = problem_space(problem)
-        if X.ndim != 3 or X.shape[0] != 2 or X.shape[2] != space.n_var:
-            raise ArgumentError(f"X: given shape {X.shape}; allowed: (2, pairs, {space.n_var})")
+        check_pairs(X, space)
         exchanged = random_state.random((X.shape[1], len(space.layers))) < self.prob_layer
         return np.where(exchanged[:, gene_tables(space).layer], X[::-1], X)

@@ -49,8 +49,8 @@ def test_evoq_ga_finds_the_best_policy_within_a_budget(three_layers):
 def test_search_is_the_same_as_its_parts_and_resumes(network, tmp_path):
     run = evoq.search(network, evaluations=80, pop_size=12, seed=4, store=tmp_path / "s.sqlite", progress=False)
     problem = MixedPrecisionProblem(network)
-    table = evoq.measure_sensitivity(network, evaluator=problem.evaluator, progress=False)
-    parts = evoq.run_search(problem, evoq.guided_nsga2(table, pop_size=12), evaluations=80, seed=4, progress=False)
+    table = evoq.measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=False)
+    parts = evoq.run_search(problem, evoq.SurrogateSearch(table, pop_size=12), evaluations=80, seed=4, progress=False)
     assert run.front.points == parts.front.points
     before = problem.evaluator.computed
     again = evoq.search(network, evaluations=80, pop_size=12, seed=4, store=tmp_path / "s.sqlite", progress=False)
@@ -68,7 +68,10 @@ def test_the_default_depends_on_the_objectives(network):
     problem = MixedPrecisionProblem(network, objectives=["difference"], budgets={"bops": 1.0})
     table = evoq.measure_sensitivity(network, progress=False)
     assert isinstance(default_algorithm(problem, table), evoq.EvoQGA)
-    assert isinstance(default_algorithm(MixedPrecisionProblem(network), table), NSGA2)
+    for objectives in (("bops", "difference"), ("difference", "size", "bops")):
+        problem = MixedPrecisionProblem(network, objectives=objectives)
+        assert isinstance(default_algorithm(problem, table), evoq.SurrogateSearch)
+    assert isinstance(default_algorithm(MixedPrecisionProblem(network, objectives=["size", "bops"]), table), NSGA2)
 
 
 def test_uniform_budget_is_the_cost_of_the_uniform_policy(network):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import evoq_moo as evoq
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, UnknownNameError
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.sensitivity_scan import scan_policies
 
@@ -69,3 +69,33 @@ def test_an_open_store_stays_open(tiny_model, tiny_samples, tmp_path):
     with evoq.EvaluationStore(tmp_path / "a.sqlite") as store:
         evoq.measure_sensitivity(network, store=store, progress=False)
         assert store.count() == 6
+
+
+def test_a_sparse_scan_measures_one_choice_of_each_gene(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 3, 5, 16], activation_bits=[3, 4, 8])
+    with evoq.EvaluationStore(":memory:") as store:
+        sparse = evoq.measure_sensitivity(network, store=store, method="sparse", progress=False)
+        assert store.count() == network.space.n_var
+        full = evoq.measure_sensitivity(network, store=store, progress=False)
+    for j, gene in enumerate(network.space.genes):
+        measured = 3 if gene.kind == "weight" else 4  # 3 and 5 are as near to 4: the lower
+        for b in gene.choices:
+            entry = sparse.values[j, sparse.bits.index(b)]
+            if b == 16:
+                assert entry == 0
+            else:
+                expected = full.values[j, full.bits.index(measured)] * 4.0 ** (measured - b)
+                assert entry == pytest.approx(expected, rel=1e-12)
+    assert np.array_equal(np.isnan(sparse.values), np.isnan(full.values))
+
+
+def test_a_sparse_scan_of_decibels_takes_six_a_bit(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, difference="sqnr")
+    table = evoq.measure_sensitivity(network, method="sparse", progress=False)
+    np.testing.assert_allclose(np.diff(table.values, axis=1), -20 * np.log10(2))
+
+
+def test_an_unknown_method_is_named_before_any_work(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples)
+    with pytest.raises(UnknownNameError, match="method: unknown name 'spars'; did you mean 'sparse'"):
+        evoq.measure_sensitivity(network, method="spars", progress=False)

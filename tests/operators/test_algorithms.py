@@ -1,12 +1,13 @@
 """Our operators inside pymoo's algorithms."""
 
-import importlib.util
 import itertools
 from types import SimpleNamespace
 
 import moocore
 import numpy as np
 import pytest
+from pymoo.algorithms.moo.age2 import AGEMOEA2
+from pymoo.algorithms.moo.moead import ParallelMOEAD
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.algorithms.moo.rvea import RVEA
@@ -16,8 +17,11 @@ from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.optimize import minimize
 from pymoo.util.ref_dirs import get_reference_directions
 
+from evoq_moo.cost import cost_matrix
 from evoq_moo.operators import (
     BitWidthRepair,
+    BudgetRepair,
+    FrontAwareCrossover,
     SensitivityGuidedMutation,
     SensitivitySampling,
     UniformBitCrossover,
@@ -35,6 +39,17 @@ def operators(table):
     }
 
 
+def new_operators(table):
+    """Front-aware crossover, paired moves, and a budget that some offspring break."""
+    ends = cost_matrix(table.space.layers, table.space.decode([table.space.lower, table.space.upper]))
+    return {
+        "sampling": SensitivitySampling(table),
+        "crossover": FrontAwareCrossover(),
+        "mutation": SensitivityGuidedMutation(table, paired=0.5),
+        "repair": BudgetRepair(table, budgets={"bops": float(ends.mean(axis=0)[1])}),
+    }
+
+
 def directions(n_obj):
     return get_reference_directions("das-dennis", n_obj, n_partitions=11 if n_obj == 2 else 4)
 
@@ -46,6 +61,8 @@ ALGORITHMS = {
     "SMSEMOA": lambda n_obj, ops: SMSEMOA(pop_size=12, **ops),
     "SPEA2": lambda n_obj, ops: SPEA2(pop_size=12, survival=SPEA2Survival(normalize=True), **ops),
     "RVEA": lambda n_obj, ops: RVEA(pop_size=16, ref_dirs=directions(n_obj), **ops),
+    "AGEMOEA2": lambda n_obj, ops: AGEMOEA2(pop_size=12, **ops),
+    "ParallelMOEAD": lambda n_obj, ops: ParallelMOEAD(directions(n_obj), n_neighbors=4, **ops),
     "GA": lambda n_obj, ops: GA(pop_size=12, **ops),
 }
 
@@ -72,16 +89,18 @@ def test_runs_depend_on_the_seed_only(toys, name, objectives, seed):
     check_algorithm(make_problem, make_algorithm, n_eval=72, seed=seed)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="AGEMOEA2 needs numba")
-def test_agemoea2(toys):
-    from pymoo.algorithms.moo.age2 import AGEMOEA2
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_new_operators_conform(toys, name):
+    space = toys.space(6)
+    objectives = ("difference",) if name == "GA" else ("difference", "size", "bops")
 
-    space = toys.space(10)
+    def make_problem():
+        return toys.problem(space, objectives=objectives)
 
     def make_algorithm():
-        return AGEMOEA2(pop_size=12, **operators(toys.problem(space).sensitivity()))
+        return ALGORITHMS[name](len(objectives), new_operators(make_problem().sensitivity()))
 
-    check_algorithm(lambda: toys.problem(space), make_algorithm, n_eval=60)
+    check_algorithm(make_problem, make_algorithm, n_eval=60)
 
 
 @pytest.mark.parametrize("options", [{"tied": True}, {"weight_bits": [2, 4, 8]}, {"pinned": {"layer0": 8}}])

@@ -1,0 +1,228 @@
+"""The search that earns its evaluations: a surrogate proposes, few samples screen, real evaluations decide."""
+
+from typing import Any
+
+import numpy as np
+from pymoo.core.algorithm import Algorithm
+from pymoo.core.population import Population
+from threadpoolctl import threadpool_limits
+
+from evoq_moo._genes import check_same_genes, gene_tables
+from evoq_moo.errors import check_count, check_number
+from evoq_moo.operators import SensitivitySampling
+from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
+from evoq_moo.space import FloatArray, IntArray
+
+from ._archive import Archive, PolicyScale
+from ._gain import Cells
+from ._model import ResidualModel, condition
+from ._proposals import propose
+from ._samples import SHARE
+from ._screen import Screen
+
+NEAR = 0.15
+"""Our choice: policies up to this much above the front (in fifths of the range of values) are parents too."""
+
+TRAINING = 600
+"""Our choice: the surrogate learns from at most so many policies, those nearest to the front."""
+
+ROUNDS = 4
+"""Our choice: after so many screened batches without a promising policy, the best one is evaluated all the same."""
+
+DRAWS = 800
+"""Our choice: candidates drawn for each batch, and ..."""
+SHORTLIST = 160
+"""... how many of them, by what each alone is expected to gain, the batch is picked from."""
+
+
+class SurrogateSearch(Algorithm):  # type: ignore[misc]
+    """Search for the front of the difference and one or two costs, with few real evaluations.
+
+    Each step, a Gaussian process fitted to all that is known near the front (see `ResidualModel`) scores hundreds of
+    small changes of front policies by the hypervolume they are expected to add; of these it picks a batch, one after
+    the other, each as if the ones before had come out as expected. The batch is screened: evaluated on the few samples
+    that hold nearly all of the difference. Policies that would still add hypervolume, as far as the screening tells,
+    are evaluated on all samples, and only those enter the result. Where the difference is spread over many samples
+    (or the problem has no network, or calibrates in the loop), nothing is screened, and the batch itself is evaluated.
+
+    A screening counts as the share of an evaluation that its samples are, and takes part in `n_eval` (rounded down),
+    so that a termination by evaluations compares fairly with other algorithms.
+
+    EvoQ's abstract has no surrogate; all of this is our choice.
+
+    Args:
+        sensitivity: The sensitivity table, measured on the problem's own space; a sparse one is enough.
+        pop_size: Policies to start with, from :class:`SensitivitySampling`'s additive front.
+        batch: Policies screened at once.
+        promoted: Most policies evaluated at once.
+        screening: Whether to screen where it can be done.
+        share: Screen with as many samples as hold this share of the difference.
+        **options: What pymoo's `Algorithm` takes.
+
+    Raises:
+        ArgumentError: An argument is not of its allowed values; in `setup`: the problem's objectives are not
+            the difference and one or two costs.
+    """
+
+    def __init__(
+        self,
+        sensitivity: SensitivityTable,
+        *,
+        pop_size: int = 40,
+        batch: int = 24,
+        promoted: int = 8,
+        screening: bool = True,
+        share: float = SHARE,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.sensitivity = check_sensitivity(sensitivity)
+        self.pop_size = check_count("pop_size", pop_size, lowest=2)
+        self.batch = check_count("batch", batch)
+        self.promoted = check_count("promoted", promoted)
+        self.screening = bool(screening)
+        self.share = check_number("share", share, 0, 1)
+
+    def _setup(self, problem: Any, **_kwargs: Any) -> None:
+        """Check what depends on the problem, before anything is evaluated."""
+        check_same_genes(problem, self.sensitivity.space)
+        self._tables = gene_tables(self.sensitivity.space)
+        self._scale = PolicyScale(problem, self.sensitivity)
+        self._archive = Archive(self._scale)
+        self._screen: Screen | None = None
+        self._spent = 0.0  # screenings not yet counted in n_eval
+
+    def _initialize_infill(self) -> Population:
+        sampling = SensitivitySampling(self.sensitivity, mix={"additive": 1.0})
+        return sampling(self.problem, self.pop_size, random_state=self.random_state)
+
+    def _initialize_advance(self, infills: Population, **_kwargs: Any) -> None:
+        self._take(infills)
+        if self.screening:
+            self._screen = Screen.of(
+                self.problem, infills.get("X").astype(np.int64), self._archive, self.share, self._scale
+            )
+        if self._screen is not None:
+            self._charge(self._screen.preparation)
+
+    def _advance(self, infills: Population, **_kwargs: Any) -> None:
+        self._take(infills)
+        self.pop: Population = Population.merge(self.pop, infills)
+
+    def _take(self, infills: Population) -> None:
+        X = infills.get("X").astype(np.int64)
+        F = infills.get("F").astype(np.float64)
+        self._archive.add(X, F, np.asarray(infills.get("FEAS")).reshape(-1))
+
+    def _charge(self, evaluations: float) -> None:
+        self._spent += evaluations
+        whole = int(self._spent)
+        self._spent -= whole
+        self.evaluator.n_eval += whole
+
+    def _set_optimum(self) -> None:
+        self.opt = self.pop[self._archive.front_rows()] if self._archive.any_feasible else self.pop[:1]
+
+    def _infill(self) -> Population | None:
+        with threadpool_limits(1):  # sums in one order, so that a resumed run proposes the same
+            chosen = self._next()
+        return None if chosen is None else Population.new(X=chosen)
+
+    def _next(self) -> IntArray | None:
+        """Return the policies to evaluate next, int64 `(n, n_var)`; None where nothing new is left."""
+        for round_ in range(ROUNDS):
+            values, noise = self._estimates()
+            cells = self._archive.cells()
+            candidates, mean, covariance = self._candidates(values, noise, cells)
+            if not len(candidates):
+                break
+            count = self.promoted if self._screen is None else self.batch
+            picked = self._pick(candidates, mean, covariance, count)
+            if self._screen is None:
+                return np.asarray(candidates[picked])
+            self._charge(self._screen.add(candidates[picked]))
+            promising = self._promising(self._screen, forced=round_ == ROUNDS - 1)
+            if len(promising):
+                return promising
+        if self._screen is None or not len(self._screen.X):
+            return None
+        rest = min(self.promoted, len(self._screen.X))  # nothing new to draw: evaluate what was only screened
+        return self._screen.remove(list(range(rest)))
+
+    def _estimates(self) -> tuple[FloatArray, FloatArray]:
+        """Return values of all known policies, screened ones last, and the standard deviations of their errors."""
+        exact = self._archive.values
+        if self._screen is None:
+            return exact, np.zeros(len(exact))
+        values, noise = self._screen.estimates(self._archive)
+        return np.concatenate([exact, values]), np.concatenate([np.zeros(len(exact)), noise])
+
+    def _candidates(
+        self, values: FloatArray, noise: FloatArray, cells: Cells
+    ) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Return candidates and what the surrogate predicts of them: means, and covariances `(n, n)`."""
+        X = self._archive.X if self._screen is None else np.concatenate([self._archive.X, self._screen.X])
+        gap = values - cells.best_at(self._scale.costs(X))
+        unit = self._archive.unit
+        parents = self._archive.X[gap[: len(self._archive.X)] <= NEAR * unit]
+        seen = {x.tobytes() for x in X}
+        drawn = propose(self._tables, parents, DRAWS, seen, self.random_state)
+        if len(drawn) < self.batch:  # the neighbourhood is known: anywhere else
+            drawn = np.concatenate([drawn, self._anywhere(seen | {x.tobytes() for x in drawn})])
+        drawn = drawn[self._scale.within(drawn)]
+        if not len(drawn):
+            return drawn, np.empty(0), np.empty((0, 0))
+        rows = np.sort(np.argsort(gap, kind="stable")[:TRAINING])
+        model = ResidualModel(self.sensitivity.space, unit)
+        model.fit(X[rows], self._scale.predicted(X[rows]), values[rows], noise[rows])
+        predicted = self._scale.predicted(drawn)
+        mean, std = model.predict(drawn, predicted)
+        gains = cells.gains(self._scale.costs(drawn), mean, np.maximum(std, 1e-5))
+        best = np.sort(np.argsort(-gains.round(12), kind="stable")[:SHORTLIST])
+        return drawn[best], mean[best], model.covariance(drawn[best], predicted[best])
+
+    def _anywhere(self, seen: set[bytes]) -> IntArray:
+        space = self.sensitivity.space
+        if space.cardinality <= 2 * DRAWS:
+            pool = np.array(list(space.enumerate()), dtype=np.int64)
+        else:
+            pool = space.sample(self.batch, self.random_state)
+        return np.asarray(pool[np.array([x.tobytes() not in seen for x in pool], dtype=bool)])
+
+    def _pick(self, candidates: IntArray, mean: FloatArray, covariance: FloatArray, count: int) -> list[int]:
+        """Return the rows of up to `count` candidates, by expected gain, each given the ones before as expected."""
+        costs = self._scale.costs(candidates)
+        expected: dict[int, float] = {}
+        for _ in range(min(count, len(candidates))):
+            std = np.sqrt(np.maximum(covariance.diagonal(), 1e-10))
+            taken = list(expected)
+            cells = self._archive.cells(costs[taken], np.array([expected[i] for i in taken]))
+            gains = cells.gains(costs, mean, std)
+            gains[taken] = -1.0
+            best = int(np.argmax(gains.round(12)))
+            expected[best] = float(mean[best])
+            covariance = condition(covariance, best)
+        return list(expected)
+
+    def _promising(self, screen: Screen, *, forced: bool) -> IntArray:
+        """Return screened policies that are expected to add to the front, int64 `(n, n_var)`, and take them out.
+
+        Args:
+            screen: The screened policies.
+            forced: Return at least one.
+        """
+        values, noise = screen.estimates(self._archive)
+        X = screen.X
+        costs = self._scale.costs(X)
+        chosen: list[int] = []
+        while len(chosen) < min(self.promoted, len(X)):
+            cells = self._archive.cells(costs[chosen], values[chosen])
+            gains = cells.gains(costs, values, noise)
+            gains[chosen] = -1.0
+            if not (forced and not chosen):
+                gains[values >= cells.best_at(costs)] = -1.0
+            best = int(np.argmax(gains.round(12)))
+            if gains[best] <= 0:
+                break
+            chosen.append(best)
+        return screen.remove(chosen)

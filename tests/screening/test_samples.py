@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+import evoq_moo as evoq
+from evoq_moo.calibration import CalibratingNetwork
+from evoq_moo.difference import kl_divergence
+from evoq_moo.errors import ArgumentError
+from evoq_moo.screening import SampleSubset, hardest_samples
+from evoq_moo.screening._samples import sample_differences
+
+
+@pytest.fixture
+def network(tiny_model, tiny_samples):
+    return evoq.QuantizedNetwork(tiny_model, tiny_samples, progress=False)
+
+
+def test_a_subset_is_the_metric_on_those_samples(network):
+    subset = SampleSubset(network, [3, 0, 5])
+    bits = network.uniform(3).to_array()
+    heads = network.engine.heads(bits)
+    expected = kl_divergence([h[[3, 0, 5]] for h in network.float_heads], [h[[3, 0, 5]] for h in heads])
+    assert subset.difference_of(bits) == pytest.approx(expected, rel=1e-4)
+    assert len({network.fingerprint, subset.fingerprint, SampleSubset(network, [0, 3, 5]).fingerprint}) == 3
+    assert subset.identity == network.identity
+
+
+def test_sample_differences_average_to_the_difference(network):
+    bits = network.uniform(3).to_array()
+    found = sample_differences(network, bits)
+    assert found.shape == (len(network.samples),)
+    assert found.mean() == pytest.approx(network.difference_of(bits), rel=1e-6)
+
+
+def test_the_fewest_samples_that_hold_the_share(network):
+    policies = np.stack([network.uniform(b).to_array() for b in (2, 3)])
+    parts = np.array([sample_differences(network, bits) for bits in policies])
+    parts = (parts / parts.sum(axis=1, keepdims=True)).mean(axis=0)
+    share = float(np.sort(parts)[::-1][:2].sum()) - 1e-9
+    found = hardest_samples(network, policies, share=share)
+    assert found.tolist() == np.argsort(-parts)[:2].tolist()
+    assert len(hardest_samples(network, policies, share=1.0)) == 0  # more than half would be needed
+
+
+def test_nothing_to_screen_with_where_parts_do_not_add_up(tiny_model, tiny_samples):
+    network = evoq.QuantizedNetwork(tiny_model, tiny_samples, difference="sqnr", progress=False)
+    assert len(hardest_samples(network, network.uniform(3).to_array()[None], share=0.3)) == 0
+    network = evoq.QuantizedNetwork(tiny_model, tiny_samples, difference=zero, progress=False)
+    assert len(hardest_samples(network, network.uniform(3).to_array()[None], share=0.3)) == 0
+
+
+def zero(float_heads, quantized_heads):
+    return 0.0
+
+
+def test_refuses(network):
+    for samples in ([], [0, 0], [len(network.samples)], [-1]):
+        with pytest.raises(ArgumentError, match="samples"):
+            SampleSubset(network, samples)
+    with pytest.raises(ArgumentError, match="CalibratingNetwork"):
+        SampleSubset(CalibratingNetwork(network), [0])
+    with pytest.raises(ArgumentError, match="share"):
+        hardest_samples(network, network.uniform(3).to_array()[None], share=2)
+    assert torch.equal(network.samples, SampleSubset(network, range(len(network.samples))).samples)
