@@ -17,6 +17,7 @@ from brevitas.graph.quantize import layerwise_quantize, preprocess_for_quantize
 from brevitas.inject import value
 from brevitas_examples.imagenet_classification.ptq import ptq_common
 
+SETTINGS = {"first_last_bits": 8, "weights": "per channel, MSE", "activations": "per tensor, MSE"}
 METHODS = ("bias correction", "GPTQ, bias correction")
 
 
@@ -74,13 +75,15 @@ def main() -> None:
     for method in METHODS:
         clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
         with clock.part("quantize"):
-            model = quantized(export, weight_bits, activation_bits)
+            model = quantized(export, weight_bits, activation_bits).eval()
+            with torch.no_grad():  # its weight quantizers take their ranges in a first pass
+                model(export.samples[:1])
             ptq_common.calibrate(loader, model)
             if "GPTQ" in method:
                 ptq_common.apply_gptq(loader, model, act_order=True, use_quant_activations=True)
             ptq_common.apply_bias_correction(loader, model)
         clock.forward_after = float_forward_seconds(export.model, export.samples)
-        rows.append(row(method, top1_percent(model.eval(), arguments.export), exact, clock))
+        rows.append(row(method, top1_percent(model, arguments.export), exact, clock))
     settings = {"first_last_bits": 8, "weights": "per channel, MSE", "activations": "per tensor, MSE"}
     write_rows(arguments.output, package="brevitas", export=export, bits=arguments.bits, settings=settings, rows=rows)
 
