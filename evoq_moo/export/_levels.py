@@ -16,6 +16,9 @@ from evoq_moo.export._read import OnnxFile
 from evoq_moo.export._session import open_session
 from evoq_moo.export._template import require_onnx
 
+BATCH = 5
+"""Images of one forward pass. Sums of float32 depend on it, so whatever is compared is computed in the same batches."""
+
 _Values = dict[str, npt.NDArray[np.float32]]
 
 
@@ -34,6 +37,27 @@ class LevelReport:
     equal: float
     largest: int
     first: str | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parted:
+    """An image that file and network classify differently, in the batch in which they did.
+
+    Attributes:
+        image: Its position among all images.
+        batch: The float32 batch `(n, ...)`.
+        row: Its position in the batch.
+        expected: The network's choice.
+        found: The file's choice.
+        margin: How far the network's logits of the two choices are apart.
+    """
+
+    image: int
+    batch: Tensor
+    row: int
+    expected: int
+    found: int
+    margin: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +106,8 @@ def compare_levels(
     values = same = largest = 0
     first: str | None = None
     session, names = _session_of_inputs(found, layers)
-    for image in torch.split(images, 1):
-        there, here = _inputs_of_file(session, names, image), _inputs_of_network(against, layers, image)
+    for batch in torch.split(images, BATCH):
+        there, here = _inputs_of_file(session, names, batch), _inputs_of_network(against, layers, batch)
         for p in layers:
             if p.name not in names:
                 continue
@@ -100,7 +124,7 @@ def explain(
     found: OnnxFile,
     against: nn.Module,
     layers: Sequence[LayerParameters],
-    parted: Sequence[tuple[int, Tensor, int, int, float]],
+    parted: Sequence[Parted],
 ) -> tuple[Disagreement, ...]:
     """Return where file and network part on images that they classify differently.
 
@@ -108,30 +132,31 @@ def explain(
         found: The file.
         against: The network.
         layers: Its layers.
-        parted: Position, image `(1, ...)`, the two choices and their margin.
+        parted: The images, each in the batch in which the two were compared.
     """
     if not parted:
         return ()
     session, names = _session_of_inputs(found, layers)
     results = []
-    for position, image, expected, other, margin in parted:
-        there, here = _inputs_of_file(session, names, image), _inputs_of_network(against, layers, image)
+    for one in parted:
+        there, here = _inputs_of_file(session, names, one.batch), _inputs_of_network(against, layers, one.batch)
         first, different, border = None, 0, 0.0
         for p in layers:
             if p.name not in names:
                 continue
-            unequal = _levels_of_values(there[p.name], p) != _levels(here[p.name], p)
+            x = here[p.name][one.row]
+            unequal = _levels_of_values(there[p.name][one.row], p) != _levels(x, p)
             if unequal.any():
-                scaled = here[p.name][unequal].astype(np.float64) / np.float32(p.activation_scale)
+                scaled = x[unequal].astype(np.float64) / np.float32(p.activation_scale)
                 first, different = p.name, int(unequal.sum())
                 border = float(np.abs(np.abs(scaled - np.floor(scaled)) - 0.5).max())
                 break
         results.append(
             Disagreement(
-                image=position,
-                expected=expected,
-                found=other,
-                margin=margin,
+                image=one.image,
+                expected=one.expected,
+                found=one.found,
+                margin=one.margin,
                 first_layer=first,
                 different=different,
                 border=border,
@@ -156,13 +181,13 @@ def _session_of_inputs(found: OnnxFile, layers: Sequence[LayerParameters]) -> tu
     return open_session(model.SerializeToString()), names
 
 
-def _inputs_of_file(session: Any, names: set[str], image: Tensor) -> _Values:
+def _inputs_of_file(session: Any, names: set[str], batch: Tensor) -> _Values:
     wanted = [f"{name}.input" for name in names]
-    found = session.run(wanted, {session.get_inputs()[0].name: image.numpy()}) if wanted else []
+    found = session.run(wanted, {session.get_inputs()[0].name: batch.numpy()}) if wanted else []
     return dict(zip(names, found, strict=True))
 
 
-def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], image: Tensor) -> _Values:
+def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], batch: Tensor) -> _Values:
     """Return the float input of each layer's first call, before it is quantized."""
     kept: _Values = {}
 
@@ -171,7 +196,7 @@ def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], im
 
     inner: Any = network.network
     with observed(inner, [p.name for p in layers], keep), torch.no_grad():
-        network(image)
+        network(batch)
     return kept
 
 

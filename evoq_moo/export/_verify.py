@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.export._levels import Disagreement, LevelReport, compare_levels, explain
+from evoq_moo.export._levels import BATCH, Disagreement, LevelReport, Parted, compare_levels, explain
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session
 from evoq_moo.export._shipment import Shipment, shipment_of
@@ -29,7 +29,6 @@ EQUAL_LEVELS = 0.99
 """Allowed share of input levels that are equal."""
 SIZE_SHARE, SIZE_BYTES = 0.03, 64 * 1024
 """Allowed size beyond what the file's containers take: this share and so many bytes, for the graph."""
-_BATCH = 5
 _EXPLAINED = 20
 
 
@@ -157,7 +156,7 @@ def verify_onnx(
     shipment = shipment_of(against)
     found = read_onnx(path)
     problems = _parameter_problems(found, shipment)
-    batches: Iterable[Tensor] = torch.split(images, _BATCH) if isinstance(images, Tensor) else images
+    batches: Iterable[Tensor] = torch.split(images, BATCH) if isinstance(images, Tensor) else images
     session = open_session(found.content)
     heads = _Heads()
     kept: list[Tensor] = []
@@ -201,7 +200,7 @@ class _Heads:
         self.lowest: list[float] = []
         self.highest: list[float] = []
         self.distance: list[float] = []
-        self.parted: list[tuple[int, Tensor, int, int, float]] = []
+        self.parted: list[Parted] = []
 
     def add(self, expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray[Any]], batch: Tensor) -> None:
         if [e.shape for e in expected] != [f.shape for f in found]:
@@ -220,8 +219,16 @@ class _Heads:
             chosen, other = expected[0].argmax(1), found[0].argmax(1)
             self.same += int((chosen == other).sum())
             for row in np.flatnonzero(chosen != other).tolist():
-                margin = float(expected[0][row, chosen[row]] - expected[0][row, other[row]])
-                self.parted.append((self.count + row, batch[row : row + 1], int(chosen[row]), int(other[row]), margin))
+                self.parted.append(
+                    Parted(
+                        image=self.count + row,
+                        batch=batch,
+                        row=row,
+                        expected=int(chosen[row]),
+                        found=int(other[row]),
+                        margin=float(expected[0][row, chosen[row]] - expected[0][row, other[row]]),
+                    )
+                )
         self.count += len(batch)
 
     def agreement(self) -> float | None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError
 from evoq_moo.export import export_onnx, read_onnx, verify_onnx
+from evoq_moo.export._levels import Parted, explain
+from evoq_moo.export._shipment import shipment_of
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,28 @@ def test_a_good_file_passes(branches, exported):
     assert found.latency.onnx > 0
     assert found.size == path.stat().st_size
     assert found.table().row_count == 6
+
+
+def test_disagreements_are_looked_at_within_their_batch(branches, exported, tmp_path):
+    """Bug: the image was run alone, where sums round differently, so that levels seemed to be equal."""
+    network, path = exported
+    first = branches.space.layer_names[0]
+
+    def widen(model):
+        tensor = initializer(model, f"{first}.input_scale")
+        set_array(tensor, onnx.numpy_helper.to_array(tensor) * np.float32(1.01))
+
+    found = read_onnx(changed(path, tmp_path / "a.onnx", widen))
+    batch = branches.samples[:3]
+
+    def row(i, images, at):
+        return Parted(image=i, batch=images, row=at, expected=0, found=1, margin=0.5)
+
+    together = explain(found, network, shipment_of(network).layers, [row(i, batch, i) for i in range(3)])
+    alone = explain(found, network, shipment_of(network).layers, [row(i, batch[i : i + 1], 0) for i in range(3)])
+    assert [d.image for d in together] == [0, 1, 2]
+    assert all(d.first_layer == first and d.different > 0 for d in together)
+    assert together == alone  # the first layer's input is the image itself, whatever the batch
 
 
 def test_other_weights_are_found(branches, exported, tmp_path):
