@@ -11,7 +11,7 @@ WORKERS ?= 2
 
 $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[zoo,detection,export,qonnx,algorithms,dask,parquet,test,dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[zoo,detection,export,qonnx,algorithms,dask,parquet,notebooks,test,dev,docs]'
 	touch $@
 
 demo: $(VENV)/.installed

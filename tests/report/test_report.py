@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 import evoq_moo as evoq
 from evoq_moo.calibration import CalibrationReport, StepReport
@@ -88,6 +89,12 @@ def calibrated(tmp_path):
     return make
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes seconds; tests of the text do without."""
+    monkeypatch.setattr("evoq_moo.report._render.svg", lambda _ax, _prefix: Markup("<svg></svg>"))
+
+
 def test_a_finished_run(make_run, calibrated):
     folder = make_run(finished=True)
     data = read_run(folder)
@@ -124,6 +131,7 @@ def test_nothing_is_fetched_and_names_are_escaped(make_run, calibrated):
     assert len(identifiers) == len(set(identifiers))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_in_progress_shows_the_front_so_far(make_run):
     data = read_run(make_run())
     assert "in progress" in data.notes[0]
@@ -134,6 +142,7 @@ def test_a_run_in_progress_shows_the_front_so_far(make_run):
     assert "in progress" in render_report(data)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_whose_scan_is_not_complete(make_run):
     data = read_run(make_run(scanned=False))
     assert data.front is None
@@ -142,22 +151,26 @@ def test_a_run_whose_scan_is_not_complete(make_run):
     assert "no point on the front yet" in html
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_without_a_feasible_policy(make_run):
     data = read_run(make_run(budgets={"bops": 1e-6}))
     assert len(data.front) == 0
     assert "none of 21 policies evaluated so far is within the budgets (bops &lt;= 1e-06)" in render_report(data)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_difference_alone_has_no_picture_of_a_front(make_run):
     html = render_report(read_run(make_run(objectives=["difference"], budgets={"bops": 0.2})))
     assert "One objective: no picture." in html
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_three_objectives_have_two_pictures(make_run):
     html = render_report(read_run(make_run(objectives=["difference", "size", "bops"])))
     assert html.count('<figure class="front">') == 2
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_and_a_front_file_alone(make_run, tmp_path):
     folder = make_run(finished=True)
     front = evoq.ParetoFront.load(folder / "front.json")
@@ -171,6 +184,7 @@ def test_an_interrupted_run_and_a_front_file_alone(make_run, tmp_path):
     assert render_report(read_run(folder)).count("<tr data-row=") == 3
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_calibrated_policy_in_the_run_is_found(make_run, calibrated):
     folder = make_run(finished=True)
     shutil.move(calibrated(read_run(folder).front[0].policy), folder / "calibrated")
