@@ -20,7 +20,6 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     root = str(path.parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    # A proxied transport for the kernel's messages is all that its warnings are about.
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=LIMIT, resources={"metadata": {"path": str(path.parent)}})
     client.execute()
