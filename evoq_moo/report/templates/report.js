@@ -64,7 +64,7 @@
         const row = Number(element.dataset.row);
         return key === "row" ? row : data.points[row][key];
       };
-      body.append(...rows.toSorted((a, b) => direction * (value(a) - value(b)) || a.dataset.row - b.dataset.row));
+      body.append(...[...rows].sort((a, b) => direction * (value(a) - value(b)) || a.dataset.row - b.dataset.row));
     });
   }
 
