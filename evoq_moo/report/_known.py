@@ -8,6 +8,7 @@ import numpy as np
 from evoq_moo.cost import cost_matrix
 from evoq_moo.errors import MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.latency import LatencyTable
 from evoq_moo.problems._base import BUDGETS
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 from evoq_moo.store import EvaluationStore
@@ -26,6 +27,7 @@ class KnownPolicies:
         differences: Float64 `(n,)`.
         fingerprint: What the differences belong to.
         evaluations: Evaluations in the store, policies outside the space (a sensitivity scan's) counted.
+        latency: Times of the layers, where the run has a table of them.
     """
 
     space: SearchSpace
@@ -34,10 +36,17 @@ class KnownPolicies:
     differences: FloatArray = field(repr=False)
     fingerprint: str
     evaluations: int
+    latency: LatencyTable | None = None
 
     @classmethod
     def read(
-        cls, path: str | Path, space: SearchSpace, objectives: tuple[str, ...], *, fingerprint: str | None = None
+        cls,
+        path: str | Path,
+        space: SearchSpace,
+        objectives: tuple[str, ...],
+        *,
+        fingerprint: str | None = None,
+        latency: LatencyTable | None = None,
     ) -> "KnownPolicies":
         """Read a store.
 
@@ -46,6 +55,7 @@ class KnownPolicies:
             space: The search space of the run.
             objectives: Its objectives.
             fingerprint: Of the evaluations to read; None for that with the most.
+            latency: Times of the layers, or None.
 
         Raises:
             MissingFileError: No such file.
@@ -67,6 +77,7 @@ class KnownPolicies:
             differences=differences[inside],
             fingerprint=chosen,
             evaluations=len(bits),
+            latency=latency,
         )
 
     def values(self, X: IntArray, *, all_values: bool = True) -> dict[str, FloatArray]:
@@ -76,9 +87,13 @@ class KnownPolicies:
             KeyError: A vector is not known.
         """
         table = {x.tobytes(): float(d) for x, d in zip(self.X, self.differences, strict=True)}
-        costs = cost_matrix(self.space.layers, self.space.decode(X))
+        bits = self.space.decode(X)
+        costs = cost_matrix(self.space.layers, bits)
         differences = np.array([table[x.tobytes()] for x in X], dtype=np.float64)
-        return {"difference": differences, "size": costs[:, 0], "bops": costs[:, 1]}
+        values = {"difference": differences, "size": costs[:, 0], "bops": costs[:, 1]}
+        if self.latency is not None:
+            values["latency"] = self.latency.of(self.space.layers, bits)
+        return values
 
     def front(self, budgets: dict[str, float]) -> ParetoFront:
         """Return the front of the policies within budgets; it is empty where there is none."""
@@ -103,6 +118,7 @@ class KnownPolicies:
                 difference=float(values["difference"][i]),
                 size_mib=float(values["size"][i]),
                 gbops=float(values["bops"][i]),
+                latency_ms=float(values["latency"][i]) if "latency" in values else None,
             )
             for i, x in enumerate(found)
         )

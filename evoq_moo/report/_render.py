@@ -70,6 +70,7 @@ def render_report(data: RunData, *, pick: str = "knee") -> str:
         "points": _points(front) if front else [],
         "chosen_row": front.points.index(front.point_of(choice.policy)) if front and choice else None,
         "calibrated_row": _row_of_bits(front, data.calibrated_bits) if front else None,
+        "timed": front is not None and all(point.latency_ms is not None for point in front),
         "knee_row": front.points.index(front.point_of(front.knee())) if front else None,
         **_pictures(data, front, choice),
     }
@@ -126,6 +127,7 @@ def _points(front: ParetoFront) -> list[dict[str, Any]]:
             "difference": point.difference,
             "size_mib": point.size_mib,
             "gbops": point.gbops,
+            "latency_ms": point.latency_ms,
             "mean_weight": sum(point.policy.weight_bits) / len(point.policy.layers),
             "mean_activation": sum(point.policy.activation_bits) / len(point.policy.layers),
             "weight_bits": point.policy.weight_bits,

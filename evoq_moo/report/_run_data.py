@@ -8,6 +8,7 @@ from evoq_moo._files import read_json
 from evoq_moo.calibration import CalibrationReport
 from evoq_moo.errors import FormatError, MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.latency import LatencyTable
 from evoq_moo.run import FORMAT as RUN_FORMAT
 from evoq_moo.sensitivity import SensitivityTable
 
@@ -113,7 +114,8 @@ def _known(
         return None
     objectives = front.objectives if front else tuple(settings.get("objectives", ("difference", "bops")))
     fingerprint = front.provenance.get("fingerprint") if front else None
-    return KnownPolicies.read(store, sensitivity.space, objectives, fingerprint=fingerprint)
+    latency = LatencyTable.load(settings["latency"]) if settings.get("latency") else None
+    return KnownPolicies.read(store, sensitivity.space, objectives, fingerprint=fingerprint, latency=latency)
 
 
 def _front_so_far(

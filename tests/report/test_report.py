@@ -14,6 +14,7 @@ from markupsafe import Markup
 import evoq_moo as evoq
 from evoq_moo.calibration import CalibrationReport, StepReport
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo.latency import LatencyTable
 from evoq_moo.report import KnownPolicies, read_run, render_report, write_report
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import scan_policies
@@ -168,6 +169,22 @@ def test_a_difference_alone_has_no_picture_of_a_front(make_run):
 def test_three_objectives_have_two_pictures(make_run):
     html = render_report(read_run(make_run(objectives=["difference", "size", "bops"])))
     assert html.count('<figure class="front">') == 2
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_latency_is_an_objective_like_others(make_run, tmp_path):
+    times = {(w, a): 0.1 * w + 0.01 * a for w in range(2, 9) for a in range(2, 9)}
+    table = LatencyTable(milliseconds={layer.name: times for layer in LAYERS}, rest=1.0)
+    table.save(tmp_path / "times.csv")
+    latency = str(tmp_path / "times.csv")
+    data = read_run(make_run(objectives=["difference", "latency"], budgets={"latency_ms": 3.0}, latency=latency))
+    for point in data.front:
+        bits = point.policy.to_array()
+        assert point.latency_ms == pytest.approx(1.0 + (0.1 * bits[:, 0] + 0.01 * bits[:, 1]).sum())
+        assert point.latency_ms <= 3.0
+    html = render_report(data)
+    assert 'data-key="latency_ms"' in html
+    assert html.count('<figure class="front">') == 1
 
 
 @pytest.mark.usefixtures("no_pictures")
