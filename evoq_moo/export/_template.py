@@ -181,8 +181,15 @@ def make_template(network: nn.Module | Shipment, sample: Tensor | Sequence[int] 
         ) from error
     if program is None:
         raise NetworkError("network: torch.onnx gave no program")
+    model = program.model_proto
+    samples = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if not samples.dim_param:  # the exporter falls back to a fixed number without an error
+        raise NetworkError(
+            f"network: its graph takes {samples.dim_value} samples only; where its forward pass asks for their number, "
+            "len(x) fixes it and x.shape[0] does not"
+        )
     return Template(
-        model=_without_marked_values(program.model_proto),
+        model=_without_marked_values(model),
         layers=tuple(p.name for p in shipment.layers),
         biases=tuple(p.bias is not None for p in shipment.layers),
     )

@@ -74,7 +74,7 @@ class SSDMobileNetV1(nn.Module):
 
 def _boxes_of(head: torch.Tensor, width: int) -> torch.Tensor:
     """Return a head's map `(N, boxes of a position * width, H, W)`, rotated back, as `(N, boxes, width)`."""
-    return head.flip(2, 3).permute(0, 2, 3, 1).reshape(len(head), -1, width)
+    return head.flip(2, 3).permute(0, 2, 3, 1).reshape(head.shape[0], -1, width)
 
 
 def adapt_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -172,6 +172,26 @@ def test_every_network_of_the_zoo(name, tmp_path):
         assert np.isfinite(got).all()
 
 
+class FixedNumber(nn.Module):
+    """Asks for the number of samples in a way that a graph can't follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).reshape(len(x), -1)
+
+
+def test_a_graph_of_a_fixed_number_of_samples_is_refused(tmp_path):
+    """Bug: the exporter fixed the batch without an error, and the file ran on two samples only."""
+    x = torch.rand(1, 3, 8, 8)
+    network = quickly_quantized(FixedNumber(), x, seed=0)
+    with pytest.raises(NetworkError, match=r"samples only.*x\.shape\[0\]"):
+        export_onnx(network, tmp_path / "m.onnx", sample=x)
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_layers_that_share_an_input_share_its_quantization(tmp_path):
     class Fork(nn.Module):
         def __init__(self):

@@ -84,7 +84,8 @@ def test_given_axes_are_used_and_pyplot_is_left_alone(front):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"x": "latency"}, UnknownNameError, "x"),
+        ({"x": "energy"}, UnknownNameError, "x"),
+        ({"x": "latency"}, ArgumentError, "no table of times"),
         ({"x": "bops", "y": "bops"}, ArgumentError, "another objective"),
         ({"budgets": {"size": 1}}, UnknownNameError, "size_mib"),
         ({"accuracies": [0.5]}, ArgumentError, "one for each of 4"),
