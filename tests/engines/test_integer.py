@@ -247,7 +247,11 @@ def test_levels_in_real_networks_are_those_of_float64(shared_data, name):
 )
 def test_networks_of_layers_agree_with_float64(layers):
     torch.manual_seed(0)
-    assert_agrees(nn.Sequential(*layers), torch.randn(5, 3, 8, 9))
+    network = nn.Sequential(*layers)
+    for layer in layers:  # they were made with the weights of an unseeded generator: some put a sum on a level's border
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            layer.reset_parameters()
+    assert_agrees(network, torch.randn(5, 3, 8, 9))
 
 
 class Block(nn.Module):
