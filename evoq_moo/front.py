@@ -12,15 +12,9 @@ import numpy.typing as npt
 from rich.table import Table
 
 from evoq_moo._files import read_json, write_atomically
-from evoq_moo._parse import parse_budgets, parse_values
-from evoq_moo.choosing import (
-    PICKS,
-    Choice,
-    by_aspiration,
-    by_hypervolume_contribution,
-    by_pseudo_weights,
-    knee_by_angle,
-)
+from evoq_moo._front_table import front_table
+from evoq_moo._pick import row_by_text
+from evoq_moo.choosing import Choice
 from evoq_moo.cost import cost_matrix
 from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, check_name
 from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace
@@ -244,9 +238,9 @@ class ParetoFront:
         The difference is on a log10 scale where it is a non-negative one.
         """
         values = np.stack([self.values(objective) for objective in self.objectives], axis=1)
-        return self._scale(values)
+        return self.scale(values)
 
-    def _scale(self, values: FloatArray) -> FloatArray:
+    def scale(self, values: FloatArray) -> FloatArray:
         """Return objective values `(n, objectives)` on the scale where the front spans 0..1."""
         columns = []
         for objective, given in zip(self.objectives, values.T, strict=True):
@@ -285,62 +279,8 @@ class ParetoFront:
             InfeasibleBudgetError: No point is within the budgets.
         """
         self._some_points()
-        row, reason = self._chosen(how)
+        row, reason = row_by_text(self, how)
         return Choice(policy=self.points[row].policy, rule=how, reason=reason)
-
-    def _chosen(self, how: str) -> tuple[int, str]:
-        names = ", ".join(self.objectives)
-        bend = knee_by_angle(self.scaled()) if how == "knee-angle" else None
-        if "<=" in how or "=" in how:
-            return self._chosen_by_values(how, names)
-        if how in OBJECTIVES:
-            row, reason = self._row(self.best(how)), f"Of all {len(self)} points this one has the smallest {how}."
-        elif how == "hypervolume":
-            row = by_hypervolume_contribution(self.scaled())
-            reason = "Without it the front would lose more hypervolume than without any other point."
-        elif bend is not None:
-            row, reason = (
-                bend,
-                f"The front bends most here: gaining in one of {names} begins to cost most of the other.",
-            )
-        elif how in {"knee", "knee-angle"}:
-            row = self._row(self.knee())
-            reason = f"It lies farthest below the line between the front's extremes in {names}."
-        elif how.isdecimal() and int(how) < len(self):
-            row, reason = int(how), f"Row {how} of the front, as asked."
-        else:
-            raise self._unknown_pick(how)
-        return row, reason
-
-    def _chosen_by_values(self, how: str, names: str) -> tuple[int, str]:
-        kind, _, text = how.partition("=")
-        if "<=" in how:
-            limits = parse_budgets(how.split(","))
-            for name in limits:
-                check_name("pick", name, ("difference", "size_mib", "bops", "latency_ms"))
-            wanted = "difference"
-            if "difference" in limits:
-                wanted = next((name for name in self.objectives if name != "difference"), "difference")
-            row = self._row(self.under(**limits).best(wanted))
-            reason = f"Of the points with {how.replace(',', ' and ')} this one has the smallest {wanted}."
-        elif kind == "weights":
-            row = by_pseudo_weights(self.scaled(), parse_values("pick: weights", text))
-            reason = f"Its trade-off between {names} is nearest to the weights {text} (pseudo-weights)."
-        elif kind == "aspiration":
-            wished = parse_values("pick: aspiration", text)
-            if len(wished) != len(self.objectives):
-                raise ArgumentError(f"pick: aspiration: given {text}; allowed: one number for each of {names}")
-            row = by_aspiration(self.scaled(), self._scale(np.array([wished]))[0])
-            reason = f"It comes nearest to the wished-for {names} of {text}, judged by its largest shortfall."
-        else:
-            raise self._unknown_pick(how)
-        return row, reason
-
-    def _unknown_pick(self, how: str) -> ArgumentError:
-        return ArgumentError(f"pick: given {how!r}; allowed: {PICKS} 0..{len(self) - 1}")
-
-    def _row(self, policy: Policy) -> int:
-        return next(i for i, point in enumerate(self.points) if point.policy == policy)
 
     def table(self, *, title: str | None = None, max_rows: int | None = None) -> Table:
         """Return the front as a rich table; notebooks and terminals show it.
@@ -349,39 +289,7 @@ class ParetoFront:
             title: Above the table.
             max_rows: Show at most so many points, spread evenly, the ends and the knee among them; None for all.
         """
-        metric = self.provenance.get("metric", "")
-        table = Table(title=title)
-        table.add_column("#", justify="right")
-        table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
-        table.add_column("size (MiB)", justify="right")
-        table.add_column("GBOPs", justify="right")
-        timed = any(point.latency_ms is not None for point in self.points)
-        if timed:
-            table.add_column("latency (ms)", justify="right")
-        table.add_column("mean W bits", justify="right")
-        table.add_column("mean A bits", justify="right")
-        table.add_column("")
-        knee = self.knee() if self.points else None
-        rows: Sequence[int] = range(len(self))
-        if max_rows is not None and max_rows < len(self):
-            rows = np.linspace(0, len(self) - 1, max_rows).round().astype(int).tolist()
-            knee_row = next(i for i, point in enumerate(self.points) if point.policy == knee)
-            nearest = min(rows[1:-1] or rows, key=lambda i: abs(i - knee_row))
-            rows = sorted(knee_row if i == nearest else i for i in rows)
-        for i in rows:
-            point = self.points[i]
-            policy = point.policy
-            table.add_row(
-                str(i),
-                f"{point.difference:.3g}",
-                f"{point.size_mib:.4g}",
-                f"{point.gbops:.4g}",
-                *([f"{point.value('latency'):.4g}"] if timed else []),
-                f"{np.mean(policy.weight_bits):.2f}",
-                f"{np.mean(policy.activation_bits):.2f}",
-                "knee" if policy == knee else "",
-            )
-        return table
+        return front_table(self, title=title, max_rows=max_rows)
 
     def save(self, path: str | Path) -> None:
         """Write the front as JSON, whole or not at all."""
