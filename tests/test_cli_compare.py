@@ -48,8 +48,15 @@ def test_a_study_from_a_file_runs_prints_and_goes_on(folder):
         assert words in result.output
     runs = sorted((folder / "out" / "runs").rglob("*.npz"))
     assert len(runs) == 2 * 3 * 3
+    pictures = {path.name for path in (folder / "out" / "plots").iterdir()}
+    kinds = ("hypervolume", "ecdf", "attainment", "attainment-difference")
+    assert pictures == {f"digits-{cost}-{kind}.png" for cost in ("bops", "size") for kind in kinds} | {
+        "critical-difference.png"
+    }
     times = [run.stat().st_mtime_ns for run in runs]
-    again = CliRunner().invoke(app, ["compare", "study.toml", "--indicator", "igd_plus"], catch_exceptions=False)
+    options = ["--indicator", "igd_plus", "--no-plots", "-o", "out"]
+    again = CliRunner().invoke(app, ["compare", "study.toml", *options], catch_exceptions=False)
+    assert "pictures" not in again.output
     assert "digits-size: igd_plus" in again.output
     assert [run.stat().st_mtime_ns for run in runs] == times
 

@@ -26,6 +26,7 @@ def compare_command(
     ] = None,
     indicator: Annotated[str, typer.Option(help=f"What to print: {', '.join(INDICATORS)}.")] = "hypervolume",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the file's `path`.")] = None,
+    plots: Annotated[bool, typer.Option(help="Draw curves, runtimes, attainment and ranks into plots/.")] = True,
 ) -> None:
     """Run every algorithm on every problem with every seed; the same command goes on where it was."""
     arguments = read_study(file)
@@ -37,7 +38,7 @@ def compare_command(
     files = results.save()
     for problem in results.problems:
         console.print(_table(results, problem, indicator))
-    if len(results.problems) > 1 and len(results.algorithms) > 2:
+    if results.ranks_problems:
         ranking = results.friedman(indicator=indicator)
         order = np.argsort(ranking.average_ranks)
         ranks = ", ".join(f"{ranking.names[i]} {ranking.average_ranks[i]:.2f}" for i in order)
@@ -46,6 +47,9 @@ def compare_command(
             f"critical difference {ranking.critical_difference:.2f} (Nemenyi, {ranking.alpha:g})",
             highlight=False,
         )
+    if plots:
+        drawn = results.save_plots(indicator=indicator)
+        console.print(f"{len(drawn)} pictures in {drawn[0].parent}", highlight=False)
     console.print(f"files: {', '.join(str(path) for path in files)}; each run's archive in runs/", highlight=False)
 
 

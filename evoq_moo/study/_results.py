@@ -24,6 +24,7 @@ from evoq_moo.analysis._reference import log_scale
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.problems import OBJECTIVES
 from evoq_moo.space import FloatArray
+from evoq_moo.study._pictures import save_pictures
 from evoq_moo.study._problems import reference_of
 from evoq_moo.study._runs import Run
 
@@ -142,6 +143,29 @@ class StudyResults:
             files.append(self.path / "table.parquet")
             write_atomically(files[1], self.table().to_parquet(index=False))
         return files
+
+    def save_plots(self, folder: str | Path | None = None, *, indicator: str = "hypervolume") -> list[Path]:
+        """Draw the study, one PNG file a picture, and return the files.
+
+        For each problem: hypervolume against evaluations, the ECDF of runtimes to 51 targets from half to all of the
+        reference set's hypervolume, and, with two objectives, attainment of the two best algorithms and its difference.
+        For all together: Demsar's critical-difference diagram.
+
+        Args:
+            folder: Where the files go; None for `plots` in the study's folder.
+            indicator: What decides which algorithms are best: ``"hypervolume"``, ``"igd_plus"`` or
+                ``"additive_epsilon"``.
+
+        Raises:
+            UnknownNameError: An unknown indicator.
+        """
+        check_name("indicator", indicator, INDICATORS)
+        return save_pictures(self, self.path / "plots" if folder is None else Path(folder), indicator)
+
+    @property
+    def ranks_problems(self) -> bool:
+        """Whether there are problems and algorithms enough to rank over: two and three."""
+        return len(self.problems) > 1 and len(self.algorithms) > 2
 
     def values(self, problem: str, indicator: str = "hypervolume") -> dict[str, FloatArray]:
         """Return an indicator at the whole budget for each algorithm, over the seeds that all have, by seed.
