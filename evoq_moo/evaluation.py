@@ -1,14 +1,16 @@
 """Evaluating policies: from the store where they are known, by the network (or workers) where not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evoq_moo.errors import ArgumentError
 from evoq_moo.network import QuantizedNetwork
+from evoq_moo.sample_subset import subset_of
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import EvaluationStore, policy_key
 from evoq_moo.workers import NetworkFactory, Workers
@@ -112,6 +114,19 @@ class Evaluator:
                 for future in futures:
                     future.cancel()
         return np.array([known[key] for key in keys], dtype=np.float64)
+
+    def on_samples(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> "Evaluator":
+        """Return an evaluator of the differences on some of the samples, with the store and the workers of this one.
+
+        Args:
+            samples: Indices of the samples, different ones.
+
+        Raises:
+            ArgumentError: As :class:`SampleSubset`.
+        """
+        part = Evaluator(subset_of(self.network, samples), store=self.store)
+        part._workers = None if self._workers is None else self._workers.on_samples(samples)
+        return part
 
     def close(self) -> None:
         """End the worker processes and close the store, unless it was given open."""

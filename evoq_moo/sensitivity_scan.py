@@ -11,7 +11,7 @@ from evoq_moo.evaluation import Evaluator
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.space import FLOAT_BITS, IntArray, SearchSpace
+from evoq_moo.space import FLOAT_BITS, FloatArray, IntArray, SearchSpace
 from evoq_moo.store import EvaluationStore, policy_key
 
 Method = Literal["full", "sparse"]
@@ -97,6 +97,24 @@ def measure_sensitivity(
     finally:
         if own:
             used.close()
+    return _table(space, entries, differences, sparse=method == "sparse", metric=network.metric)
+
+
+def sparse_table(table: SensitivityTable) -> SensitivityTable:
+    """Return the table that a sparse scan of the same network would have given.
+
+    Args:
+        table: One of a full scan.
+    """
+    entries, _ = scan_policies(table.space, "sparse")
+    differences = np.array([table.values[j, table.bits.index(b)] for j, b in entries])
+    return _table(table.space, entries, differences, sparse=True, metric=table.metric)
+
+
+def _table(
+    space: SearchSpace, entries: list[tuple[int, int]], differences: FloatArray, *, sparse: bool, metric: str
+) -> SensitivityTable:
+    """Return the table of what a scan found, with the choices that it left out filled in."""
     bits = tuple(sorted({b for gene in space.genes for b in gene.choices}))
     values = np.full((space.n_var, len(bits)), np.nan)
     for j, gene in enumerate(space.genes):
@@ -105,7 +123,7 @@ def measure_sensitivity(
     decibels = bool((differences < 0).any())
     for (j, b), difference in zip(entries, differences, strict=True):
         values[j, bits.index(b)] = difference
-        for other in set(space.genes[j].choices) - set(FLOAT_BITS) - {b} if method == "sparse" else ():
+        for other in set(space.genes[j].choices) - set(FLOAT_BITS) - {b} if sparse else ():
             step = float(b - other)  # bits fewer than measured
             values[j, bits.index(other)] = difference + DECIBELS * step if decibels else difference * 4.0**step
-    return SensitivityTable(space=space, bits=bits, values=values, metric=network.metric)
+    return SensitivityTable(space=space, bits=bits, values=values, metric=metric)

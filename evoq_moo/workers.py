@@ -1,14 +1,20 @@
 """Worker processes: each builds the network once and gets integer vectors only."""
 
+import copy
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
 
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.network import QuantizedNetwork
+from evoq_moo.sample_subset import subset_of
 from evoq_moo.space import IntArray
 
 NetworkFactory = Callable[[], QuantizedNetwork]
@@ -28,11 +34,16 @@ def _receive(pickled: bytes) -> None:
     _networks[network.fingerprint] = network
 
 
-def _evaluate(fingerprint: str, recipe: NetworkFactory | None, bits: IntArray) -> float:
+def _evaluate(
+    fingerprint: str, recipe: NetworkFactory | None, samples: tuple[int, ...] | None, bits: IntArray
+) -> float:
     with _building:
         if fingerprint not in _networks:
             _networks[fingerprint] = _build(fingerprint, recipe)
-    return _networks[fingerprint].difference_of(bits)
+        network = _networks[fingerprint]
+        if samples is not None:
+            network = subset_of(network, samples)
+    return network.difference_of(bits)
 
 
 def _build(fingerprint: str, recipe: NetworkFactory | None) -> QuantizedNetwork:
@@ -78,6 +89,7 @@ class Workers:
             )
         self._fingerprint = network.fingerprint
         self._recipe = recipe
+        self._samples: tuple[int, ...] | None = None
         self._own: ProcessPoolExecutor | None = None
         if executor is not None:
             self._executor: Executor = executor
@@ -95,9 +107,17 @@ class Workers:
         )
         self._executor = self._own
 
+    def on_samples(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> Self:
+        """Return workers on the same executor that evaluate on some of the samples; closing them ends nothing."""
+        part = copy.copy(self)
+        part._samples = tuple(int(i) for i in samples)
+        part._own = None
+        return part
+
     def submit(self, policies: list[IntArray]) -> list[Future[float]]:
         """Start evaluating policies `(layers, 2)` and return their futures, in order."""
-        return [self._executor.submit(_evaluate, self._fingerprint, self._recipe, bits) for bits in policies]
+        known = (self._fingerprint, self._recipe, self._samples)
+        return [self._executor.submit(_evaluate, *known, bits) for bits in policies]
 
     def close(self) -> None:
         """End the processes of our own; a given executor stays open."""

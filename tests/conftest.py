@@ -1,13 +1,15 @@
 """Fixtures for every test."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.space import Policy
 from evoq_moo.zoo._cifar import CifarBlock
 
 SHARED_DATA = Path(os.environ.get("EVOQ_SHARED_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
@@ -48,6 +50,20 @@ def with_random_weights() -> Callable[[nn.Module, torch.Generator], nn.Module]:
         return model
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def front_of() -> Callable[..., ParetoFront]:
+    """Fronts of given (difference, size, bops), with different policies of two layers."""
+
+    def make(values: Sequence[tuple[float, float, float]], objectives=("difference", "bops")) -> ParetoFront:
+        points = [
+            FrontPoint(policy=Policy(("a", "b"), (2 + i % 7, 8), (2 + i // 7, 8)), difference=d, size_mib=s, gbops=b)
+            for i, (d, s, b) in enumerate(values)
+        ]
+        return ParetoFront(points=tuple(points), objectives=objectives)
+
+    return make
 
 
 @pytest.fixture

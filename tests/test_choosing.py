@@ -17,21 +17,13 @@ from evoq_moo.choosing import (
     nearest_rows,
 )
 from evoq_moo.errors import ArgumentError, EvoqError, InfeasibleBudgetError, UnknownNameError
-from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.front import ParetoFront
 
 F = np.array([[0.0, 1.0], [0.1, 0.5], [0.4, 0.1], [1.0, 0.0]])
 
 
-def front_of(values, objectives=("difference", "bops")):
-    points = [
-        FrontPoint(policy=evoq.Policy(("a", "b"), (2 + i % 7, 8), (2 + i // 7, 8)), difference=d, size_mib=s, gbops=b)
-        for i, (d, s, b) in enumerate(values)
-    ]
-    return ParetoFront(points=tuple(points), objectives=objectives)
-
-
 @pytest.fixture
-def front():
+def front(front_of):
     """Scaled: difference 1, 2/3, 1/3, 0; bops 0, 0.1, 0.4, 1."""
     return front_of([(1.0, 1.0, 1.0), (0.1, 2.0, 2.0), (0.01, 3.0, 5.0), (0.001, 4.0, 11.0)])
 
@@ -144,12 +136,12 @@ def test_knee_angle_needs_two_objectives(front):
 @pytest.mark.parametrize(
     "how", ["knee", "knee-angle", "hypervolume", "weights=1,2", "aspiration=0.2,3", "bops<=2", "0"]
 )
-def test_fronts_without_extent(values, how):
+def test_fronts_without_extent(front_of, values, how):
     front = front_of(values)
     assert front.pick(how) == front[0].policy
 
 
-def test_an_empty_front_is_an_error():
+def test_an_empty_front_is_an_error(front_of):
     with pytest.raises(ArgumentError, match="front: is empty"):
         front_of([]).pick("knee")
 
@@ -159,7 +151,7 @@ def test_an_empty_front_is_an_error():
     st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=8),
     st.sampled_from(["knee", "knee-angle", "hypervolume", "weights=0.5,0.5", "aspiration=0.5,0.5", "bops"]),
 )
-def test_every_rule_answers_any_front(values, how):
+def test_every_rule_answers_any_front(front_of, values, how):
     front = front_of(values)
     assert front.pick(how) in [point.policy for point in front]
 

@@ -19,16 +19,8 @@ from evoq_moo.operators import BitWidthRepair
 from evoq_moo.problems import MixedPrecisionProblem
 
 
-def front_of(values, objectives=("difference", "bops")):
-    points = [
-        FrontPoint(policy=evoq.Policy(("a", "b"), (2 + i % 7, 8), (2 + i // 7, 8)), difference=d, size_mib=s, gbops=b)
-        for i, (d, s, b) in enumerate(values)
-    ]
-    return ParetoFront(points=tuple(points), objectives=objectives)
-
-
 @pytest.fixture
-def front():
+def front(front_of):
     return front_of([(1.0, 1.0, 1.0), (0.01, 1.5, 2.0), (0.008, 2.5, 5.0), (0.001, 2.0, 10.0)])
 
 
@@ -100,7 +92,7 @@ def test_knee_is_farthest_below_the_chord(front):
     assert front.knee() == front[int(distance.argmax())].policy == front[1].policy
 
 
-def test_knees_of_degenerate_fronts():
+def test_knees_of_degenerate_fronts(front_of):
     one = front_of([(0.1, 1, 1)])
     assert one.knee() == one[0].policy
     equal = front_of([(0.1, 1, 1), (0.1, 1, 1)])
@@ -111,7 +103,7 @@ def test_knees_of_degenerate_fronts():
     assert three.knee() == three[1].policy
 
 
-def test_knee_of_a_negative_difference_is_on_a_linear_scale():
+def test_knee_of_a_negative_difference_is_on_a_linear_scale(front_of):
     front = front_of([(-40.0, 1, 10), (-38.0, 1, 2), (-5.0, 1, 1)])
     assert front.knee() == front[1].policy
 

@@ -6,7 +6,7 @@ import pytest
 import evoq_moo as evoq
 from evoq_moo.errors import ArgumentError, UnknownNameError
 from evoq_moo.evaluation import Evaluator
-from evoq_moo.sensitivity_scan import scan_policies
+from evoq_moo.sensitivity_scan import scan_policies, sparse_table
 
 
 def network_of(model, samples, **options):
@@ -87,6 +87,16 @@ def test_a_sparse_scan_measures_one_choice_of_each_gene(tiny_model, tiny_samples
                 expected = full.values[j, full.bits.index(measured)] * 4.0 ** (measured - b)
                 assert entry == pytest.approx(expected, rel=1e-12)
     assert np.array_equal(np.isnan(sparse.values), np.isnan(full.values))
+
+
+@pytest.mark.parametrize("difference", ["kl", "sqnr"])
+def test_a_full_table_tells_what_a_sparse_scan_would_have_given(tiny_model, tiny_samples, difference):
+    bits = {"weight_bits": [2, 3, 5, 16], "activation_bits": [3, 4, 8]}
+    network = network_of(tiny_model, tiny_samples, difference=difference, **bits)
+    sparse, full = (evoq.measure_sensitivity(network, method=m, progress=False) for m in ("sparse", "full"))
+    found = sparse_table(full)
+    assert np.array_equal(found.values, sparse.values, equal_nan=True)
+    assert (found.bits, found.metric, found.space.to_json()) == (sparse.bits, sparse.metric, sparse.space.to_json())
 
 
 def test_a_sparse_scan_of_decibels_takes_six_a_bit(tiny_model, tiny_samples):

@@ -5,9 +5,11 @@ Runs in our environment:
     python benchmarks/peers/run_ours.py /tmp/peers/exports/cifar10_resnet20 --weight-bits 2,4,8 --activation-bits 8 \
         --objective size --evaluations 1000 --output /tmp/peers/results/cifar10_resnet20/ours_248.json
 
-Counted in the time: clipping ranges and the engine (set-up), the sensitivity scan, and the search. `--evaluations` is
-what the scan and the search together may ask for. The file holds every policy of the search in order, and when each
-generation ended, so that `compare.py` can say when the search first reached another tool's hypervolume; `--front`
+What it runs is what `evoq_moo.search` does: a sparse sensitivity scan (one evaluation for each gene), then
+`SurrogateSearch`. Counted in the time: clipping ranges and the engine (set-up), the scan, and the search.
+`--evaluations` is what the scan and the search together may ask for; a policy that is screened on some of the samples
+counts as that share of an evaluation. The file holds every policy of the search in order, and when each generation
+ended, so that `compare.py` can say when the search first reached another tool's hypervolume; `--front`
 writes its front. `compare.py` computes all those differences again, unless `--store` gave both the same file.
 """
 
@@ -55,7 +57,7 @@ def main() -> None:
     made.add_argument("--activation-bits", default="8", help="bit-widths, or 'tied' to the weights'")
     made.add_argument("--objective", choices=("size", "bops"), default="size")
     made.add_argument("--evaluations", type=int, default=1000, help="of the scan and the search together")
-    made.add_argument("--pop-size", type=int, default=40)
+    made.add_argument("--pop-size", type=int, default=40, help="policies to start with")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--store", type=Path, help="new SQLite file to keep differences in, for compare.py --store")
     made.add_argument("--front", type=Path, help="write the front here")
@@ -70,9 +72,9 @@ def main() -> None:
         network = recipe(threads=arguments.threads, progress=False)
         problem = MixedPrecisionProblem(network, objectives=("difference", arguments.objective), store=arguments.store)
     with clock.part("scan"):
-        sensitivity = evoq.measure_sensitivity(network, evaluator=problem.evaluator, progress=False)
+        sensitivity = evoq.measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=False)
     scanned = problem.evaluator.computed
-    algorithm = evoq.guided_nsga2(sensitivity, pop_size=arguments.pop_size)
+    algorithm = evoq.SurrogateSearch(sensitivity, pop_size=arguments.pop_size)
     algorithm.callback = times = GenerationTimes(start)
     with clock.part("search"):
         run = evoq.run_search(
@@ -110,7 +112,7 @@ def main() -> None:
         policies=[{"weight_bits": b[:, 0].tolist(), "activation_bits": b[:, 1].tolist()} for b in bits],
         clock=clock,
         evaluations=scanned + run.trace[-1].evaluations,
-        evaluations_mean="output differences on all samples, sensitivity scan included",
+        evaluations_mean="output differences on all samples, the sparse scan and screenings (as parts) included",
         more={"history": history},
     )
 

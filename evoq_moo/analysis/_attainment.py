@@ -32,7 +32,7 @@ class AttainmentDifference:
     """Where the runs of one side attain more often than the other's.
 
     Attributes:
-        rectangles: Float64 `(n, 4)`: lower corner (two objectives), upper corner; infinite where unbounded. None
+        rectangles: Float64 `(n, 4)`: lower corner (two objectives), upper corner; infinite where unbounded. `n` is 0
             where both sides attain the same everywhere.
         values: Float64 `(n,)`: share of left runs less share of right runs that attain the rectangle, -1..1.
     """

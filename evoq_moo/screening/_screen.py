@@ -10,7 +10,7 @@ from evoq_moo.space import FloatArray, IntArray
 
 from ._archive import Archive, PolicyScale
 from ._model import local_moments
-from ._samples import hardest_samples, subset_of
+from ._samples import hardest_samples
 
 PROBES = 3
 """Our choice: policies of the start, evenly spread, that tell which samples are hard; one evaluation each."""
@@ -59,9 +59,8 @@ class Screen:
         samples = hardest_samples(network, problem.space.decode(probes), share=share)
         if not len(samples):
             return None
-        subset = Evaluator(subset_of(network, samples), store=evaluator.store)
         part = len(samples) / len(network.samples)
-        screen = cls(subset, scale, part, PROBES + part * len(X))
+        screen = cls(evaluator.on_samples(samples), scale, part, PROBES + part * len(X))
         for x, value in zip(X, screen._values(X), strict=True):
             screen._known[x.tobytes()] = value
         return screen

@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pymoo.core.algorithm import Algorithm
-from pymoo.core.population import Population
 
 from evoq_moo._genes import costs_of, problem_space
 from evoq_moo.algorithms import EvoQGA, guided_nsga2
@@ -18,6 +17,8 @@ from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.errors import ArgumentError, MissingPackageError, check_count, check_name
 from evoq_moo.operators import BitWidthRepair, UniformBitCrossover, UniformBitMutation
 from evoq_moo.operators.sampling import STEPS
+from evoq_moo.study._default import DefaultSearch
+from evoq_moo.study._loop import run_algorithm
 from evoq_moo.study._record import Record
 from evoq_moo.zoo._factory import import_function
 
@@ -28,7 +29,12 @@ POP_SIZE = 40
 
 @runtime_checkable
 class Search(Protocol):
-    """What a study runs: evaluates through the record until it stops or the budget is spent."""
+    """What a study runs: evaluates through the record until it stops or the budget is spent.
+
+    One that uses the sensitivity table may have an attribute `scan = "sparse"`, to get and pay for a sparse one. One
+    with a method `check(name, problem)` is asked before any run whether a problem is one for it, where the problem's
+    objectives are known by then; it raises `ArgumentError` if not.
+    """
 
     @property
     def uses_sensitivity(self) -> bool:
@@ -68,18 +74,7 @@ class PymooSearch:
             raise ArgumentError(
                 f"algorithm: {describe(self)} made {type(algorithm).__name__}; allowed: a pymoo algorithm not yet run"
             )
-        algorithm.setup(problem, termination=("n_eval", record.left), seed=seed)
-        while algorithm.has_next():
-            generation = algorithm.ask()
-            if generation is None:  # no new offspring: the population holds every policy it can reach
-                return
-            asked = generation if isinstance(generation, Population) else Population.create(generation)
-            within = asked[: record.left]
-            algorithm.evaluator.eval(problem, within, algorithm=algorithm)
-            record.add(*within.get("X", "F", "G"))
-            if len(within) < len(asked):
-                return
-            algorithm.tell(infills=generation)
+        run_algorithm(algorithm, problem, record, seed)
 
 
 @dataclass(frozen=True)
@@ -221,14 +216,25 @@ _PYMOO: dict[str, Callable[..., Algorithm]] = {
     "sms_emoa": _sms_emoa,
     "age_moea": _age_moea,
 }
-ALGORITHMS = ("guided", *_PYMOO, "random", "random_matched", "additive_front", "optuna_nsga2", "deap_nsga2")
+_OURS: dict[str, Callable[[int], Search]] = {
+    "surrogate": DefaultSearch,
+    "guided": lambda pop_size: PymooSearch(partial(_guided, pop_size=pop_size), uses_sensitivity=True),
+}
+_SIMPLE: dict[str, Callable[[], Search]] = {
+    "random": RandomSearch,
+    "random_matched": partial(RandomSearch, matched="auto"),
+    "additive_front": AdditiveFrontLookup,
+}
+ALGORITHMS = (*_OURS, *_PYMOO, *_SIMPLE, "optuna_nsga2", "deap_nsga2")
 """Names that :func:`named_algorithm` knows."""
 
 
 def named_algorithm(name: str, *, pop_size: int = POP_SIZE) -> Search:
     """Return an algorithm by name.
 
-    ``guided`` is ours: the sensitivity-guided operators in NSGA-II (in :class:`EvoQGA` with one objective). pymoo's
+    Ours are ``surrogate``, the default of :func:`evoq_moo.search` (:class:`SurrogateSearch` after a sparse scan; for
+    the difference and one or two costs), and ``guided``: the sensitivity-guided operators in NSGA-II (in
+    :class:`EvoQGA` with one objective) after a full scan. pymoo's
     have SBX and PM with `eta=3` and repair to allowed values (our choice; its default of 20 mutates next to nothing on
     a handful of values), ``nsga2_uniform`` uniform crossover and uniform reset instead. ``random`` draws genes
     uniformly, ``random_matched`` spreads policies evenly over the cost, ``additive_front`` looks points of the
@@ -245,18 +251,14 @@ def named_algorithm(name: str, *, pop_size: int = POP_SIZE) -> Search:
     """
     check_name("algorithm", name, ALGORITHMS)
     check_count("pop_size", pop_size, lowest=4)
-    if name == "guided":
-        return PymooSearch(partial(_guided, pop_size=pop_size), uses_sensitivity=True)
+    if name in _OURS:
+        return _OURS[name](pop_size)
     if name in _PYMOO:
         if name == "age_moea":
             _require("numba", name)
         return PymooSearch(partial(_PYMOO[name], pop_size=pop_size))
-    if name == "random":
-        return RandomSearch()
-    if name == "random_matched":
-        return RandomSearch(matched="auto")
-    if name == "additive_front":
-        return AdditiveFrontLookup()
+    if name in _SIMPLE:
+        return _SIMPLE[name]()
     from evoq_moo.study._bridges import DeapNSGA2, OptunaNSGA2
 
     _require(name.removesuffix("_nsga2"), name)

@@ -11,8 +11,6 @@ from evoq_moo.analysis import FrozenReference
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.problems import MixedPrecisionProblem, get_problem, problem_names
 from evoq_moo.recipe import Recipe
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import measure_sensitivity
 from evoq_moo.store import EvaluationStore
 
 
@@ -106,23 +104,6 @@ def open_problem(entry: ProblemEntry, store: str | None) -> Any:
     if isinstance(entry, str):
         return get_problem(entry)
     return entry if isinstance(entry, Problem) else entry()
-
-
-def sensitivity_of(problem: Any) -> SensitivityTable:
-    """Return a problem's sensitivity table, measured where it is a real network's (from the store if known).
-
-    Raises:
-        ArgumentError: The problem has none.
-    """
-    if isinstance(problem, MixedPrecisionProblem):
-        return measure_sensitivity(problem.network, evaluator=problem.evaluator, progress=False)
-    table = getattr(problem, "sensitivity", None)
-    if not isinstance(table, SensitivityTable):
-        raise ArgumentError(
-            f"problem: {type(problem).__name__} has no SensitivityTable as its `sensitivity`; allowed with an "
-            "algorithm that uses it: a problem of the suite, a NetworkProblem, or one with that attribute"
-        )
-    return table
 
 
 def reference_of(entry: ProblemEntry) -> FrozenReference | None:

@@ -28,12 +28,17 @@ class Record:
         self._X: list[IntArray] = []
         self._F: list[FloatArray] = []
         self._G: list[FloatArray] = []
+        self._counts: list[IntArray] = []
         self.evaluations = paid
 
     @property
     def left(self) -> int:
         """Evaluations that are left."""
         return self.budget - self.evaluations
+
+    def spend(self, evaluations: int) -> None:
+        """Count evaluations that are of no policy of the space, as many as the budget has left."""
+        self.evaluations += min(evaluations, self.left)
 
     def add(self, X: npt.ArrayLike, F: npt.ArrayLike, G: npt.ArrayLike | None) -> None:
         """Keep evaluated vectors, objectives and constraints, as many as the budget has left."""
@@ -42,6 +47,7 @@ class Record:
         self._F.append(np.asarray(F, dtype=np.float64)[:n])
         if self.problem.n_ieq_constr:
             self._G.append(np.asarray(G, dtype=np.float64)[:n])
+        self._counts.append(self.evaluations + 1 + np.arange(n))
         self.evaluations += n
 
     def evaluate(self, X: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -64,6 +70,11 @@ class Record:
         if left < len(vectors):
             raise BudgetSpentError
         return found["F"], found.get("G", np.empty((len(vectors), 0)))
+
+    @property
+    def counts(self) -> IntArray:
+        """Evaluations spent when each vector was known, its own and those before the search included, int64 `(n,)`."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._counts])
 
     def arrays(self) -> tuple[IntArray, FloatArray, FloatArray]:
         """Return all vectors, objectives and constraints, without what was paid before the search."""

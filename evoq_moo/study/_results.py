@@ -99,7 +99,7 @@ class StudyResults:
             scaled: On the reference's scale (ideal 0, nadir 1, log10 of differences), else in the objectives' units.
 
         Returns:
-            Float64 `(evaluations, objectives)` each; infinite where infeasible or spent on the scan.
+            Float64 `(evaluations, objectives)` each; infinite where infeasible or spent on scan and screenings.
 
         Raises:
             UnknownNameError: The study has no such run.
@@ -276,7 +276,9 @@ def _rows(run: Run, reference: FrozenReference) -> list[dict[str, Any]]:
     curve = _curve(scaled)
     first = np.full(len(run.X), False)
     first[np.unique(run.X, axis=0, return_index=True)[1]] = True
-    policies = np.concatenate([np.zeros(run.paid, dtype=int), np.cumsum(first)])
+    policies = np.zeros(len(scaled), dtype=int)
+    policies[run.counts - 1] = first
+    policies = np.cumsum(policies)
     rows = []
     front = np.empty((0, scaled.shape[1]))
     done = 0

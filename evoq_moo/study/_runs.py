@@ -17,8 +17,9 @@ from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
 from evoq_moo.study._algorithms import Search
-from evoq_moo.study._problems import ProblemEntry, open_problem, sensitivity_of
+from evoq_moo.study._problems import ProblemEntry, open_problem
 from evoq_moo.study._record import BudgetSpentError, Record
+from evoq_moo.study._sensitivity import sensitivity_for
 
 FORMAT = "evoq-moo/study-run"
 
@@ -51,11 +52,13 @@ class Run:
     Attributes:
         key: What it is.
         paid: Evaluations spent on the sensitivity scan before the search; they are of no policy of the space.
-        X: Vectors in the order they were evaluated, int64 `(evaluations - paid, n_var)`.
-        F: Objectives, float64 `(evaluations - paid, objectives)`.
-        G: Constraints, float64 `(evaluations - paid, constraints)`; 0 and less is feasible.
+        X: Vectors in the order they were evaluated, int64 `(n, n_var)`.
+        F: Objectives, float64 `(n, objectives)`.
+        G: Constraints, float64 `(n, constraints)`; 0 and less is feasible.
+        counts: Evaluations spent when each vector was known, int64 `(n,)`, rising: its own, the scan's, and what a
+            search spent in between on screening.
         seconds: Time it took.
-        problem_seconds: Time of these in the problem's evaluations.
+        problem_seconds: Time of these in the problem's evaluations, without screenings.
     """
 
     key: RunKey
@@ -63,15 +66,20 @@ class Run:
     X: IntArray = field(repr=False)
     F: FloatArray = field(repr=False)
     G: FloatArray = field(repr=False)
+    counts: IntArray = field(repr=False)
     seconds: float
     problem_seconds: float
 
     @property
     def archive(self) -> FloatArray:
-        """Objectives of every evaluation, float64 `(evaluations, objectives)`; infinite for scan and infeasible."""
-        feasible = np.asarray(self.G <= 0).all(axis=1, keepdims=True)
-        scan = np.full((self.paid, self.F.shape[1]), np.inf)
-        return np.concatenate([scan, np.where(feasible, self.F, np.inf)])
+        """Objectives of every evaluation, float64 `(evaluations, objectives)`.
+
+        Infinite where a policy is infeasible, and where the evaluation is of none: scan and screenings.
+        """
+        feasible = np.asarray(self.G <= 0).all(axis=1)
+        archive = np.full((int(self.counts.max(initial=self.paid)), self.F.shape[1]), np.inf)
+        archive[self.counts[feasible] - 1] = self.F[feasible]
+        return archive
 
     def save(self, path: Path) -> None:
         """Write the run as an ``.npz`` file, whole or not at all."""
@@ -86,7 +94,12 @@ class Run:
         file = io.BytesIO()
         small = self.X.astype(np.int16) if np.abs(self.X).max(initial=0) < 2**15 else self.X
         np.savez_compressed(
-            file, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), X=small, F=self.F, G=self.G
+            file,
+            meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
+            X=small,
+            F=self.F,
+            G=self.G,
+            between=np.diff(self.counts, prepend=self.paid) - 1,
         )
         write_atomically(path, file.getvalue())
 
@@ -99,10 +112,14 @@ class Run:
             FormatError: Not a run, damaged, or of an unknown version.
         """
         with _opened(path) as (meta, file):
+            paid, X = int(meta["paid"]), file["X"].astype(np.int64)
+            # Files from before there were screenings in studies have none.
+            between = file["between"] if "between" in file else np.zeros(len(X), dtype=np.int64)
             return cls(
                 key=RunKey(**meta["key"]),
-                paid=int(meta["paid"]),
-                X=file["X"].astype(np.int64),
+                paid=paid,
+                X=X,
+                counts=paid + np.cumsum(between + 1),
                 F=file["F"],
                 G=file["G"],
                 seconds=float(meta["seconds"]),
@@ -166,26 +183,32 @@ def execute_run(key: RunKey, entry: ProblemEntry, search: Search, store: str | N
         EvoqError: As the problem and the algorithm.
     """
     problem = open_problem(entry, store)
-    paid = 0
-    if search.uses_sensitivity:
-        problem.sensitivity = sensitivity_of(problem)
-        if key.charge_scan:
-            paid = int(problem.sensitivity.allowed.sum())
-            if paid >= key.budget:
-                raise ArgumentError(
-                    f"budget: given {key.budget}; {key.algorithm} on {key.problem} spends {paid} on the sensitivity "
-                    "scan alone; allowed: more, or charge_scan=False"
-                )
-    record = Record(problem, key.budget, paid=paid)
-    clock = _Clock(problem)
-    start = time.perf_counter()
-    try:
-        with clock:
-            search(problem, record, key.seed)
-    except BudgetSpentError:
-        pass
+    with sensitivity_for(problem, search) as scanned:
+        paid = scanned if key.charge_scan else 0
+        if paid >= key.budget:
+            raise ArgumentError(
+                f"budget: given {key.budget}; {key.algorithm} on {key.problem} spends {paid} on the sensitivity "
+                "scan alone; allowed: more, or charge_scan=False"
+            )
+        record = Record(problem, key.budget, paid=paid)
+        clock = _Clock(problem)
+        start = time.perf_counter()
+        try:
+            with clock:
+                search(problem, record, key.seed)
+        except BudgetSpentError:
+            pass
     X, F, G = record.arrays()
-    run = Run(key=key, paid=paid, X=X, F=F, G=G, seconds=time.perf_counter() - start, problem_seconds=clock.seconds)
+    run = Run(
+        key=key,
+        paid=paid,
+        X=X,
+        F=F,
+        G=G,
+        counts=record.counts,
+        seconds=time.perf_counter() - start,
+        problem_seconds=clock.seconds,
+    )
     if not isinstance(problem, MixedPrecisionProblem):
         return RunResult(run=run)
     fingerprint = problem.network.fingerprint

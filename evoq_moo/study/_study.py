@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pymoo.core.algorithm import Algorithm
+from pymoo.core.problem import Problem
 
 from evoq_moo._files import read_json, write_atomically
 from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.problems import get_problem
 from evoq_moo.progress import Tracker, track
 from evoq_moo.store import EvaluationStore
 from evoq_moo.study._algorithms import Search, check_algorithm, describe
 from evoq_moo.study._problems import NetworkProblem, ProblemEntry, problem_entries
 from evoq_moo.study._results import StudyResults
 from evoq_moo.study._runs import Run, RunKey, RunResult, execute_run, load_key
+from evoq_moo.study._sensitivity import check_sensitivity_of
 
 FORMAT = "evoq-moo/study"
 STORE = "evaluations.sqlite"
@@ -55,7 +58,8 @@ class Study:
         budget: Evaluations of each run.
 
     Raises:
-        ArgumentError: An argument is not of its allowed values, or the folder holds a study of another budget.
+        ArgumentError: An argument is not of its allowed values, an algorithm can't run on one of the problems, or the
+            folder holds a study of another budget.
         UnknownNameError: A name is unknown.
     """
 
@@ -78,6 +82,7 @@ class Study:
                 f"algorithms: given {algorithms!r}; allowed: a sequence of names or a mapping from names"
             )
         self.algorithms: dict[str, Search] = {name: check_algorithm(name, given) for name, given in named.items()}
+        self._check_pairs()
         for name in (*self.problems, *self.algorithms):
             if not name or "/" in name or name.startswith("."):
                 raise ArgumentError(f"name: given {name!r}; allowed: names that can be a folder's")
@@ -96,6 +101,18 @@ class Study:
         self._charge_scan = charge_scan
         self._progress = progress
         self._claim()
+
+    def _check_pairs(self) -> None:
+        """Raise where an algorithm is known not to run on a problem; what a function makes is known when it runs."""
+        for name, entry in self.problems.items():
+            problem = get_problem(entry) if isinstance(entry, str) else entry
+            if not isinstance(problem, NetworkProblem | Problem):
+                continue
+            for search in self.algorithms.values():
+                if (check := getattr(search, "check", None)) is not None:
+                    check(name, problem)
+                if search.uses_sensitivity and isinstance(problem, Problem):
+                    check_sensitivity_of(problem)
 
     def _claim(self) -> None:
         file = self.path / "study.json"

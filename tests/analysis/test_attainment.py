@@ -40,11 +40,39 @@ def test_difference_rectangles_hold_the_difference_of_shares():
     assert seen > 100
 
 
-def test_sides_that_attain_the_same_have_no_rectangles():
-    runs = [np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([[1.5, 1.5]])]
-    found = attainment_difference(runs, runs)
+RUNS = [np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([[1.5, 1.5]])]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (RUNS, RUNS),
+        (RUNS, RUNS[::-1]),  # moocore finds rectangles of difference 0 in some of these and none in others
+        (RUNS[:1], RUNS[:1]),
+        (RUNS[1:], [np.array([[1.5, 1.5], [1.5, 1.5], [2.0, 1.5], [np.inf, 0.0]])]),
+        ([*RUNS, RUNS[0]], [RUNS[0], *RUNS]),
+    ],
+)
+def test_sides_that_attain_the_same_have_no_rectangles(left, right):
+    found = attainment_difference(left, right)
     assert found.rectangles.shape == (0, 4)
     assert found.values.shape == (0,)
+
+
+def test_random_sides_of_few_values_that_attain_the_same_or_not():
+    """On a grid of few values sides often attain the same, by other policies: never an error, and the truth."""
+    same = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        left, right = ([rng.integers(0, 3, (3, 2)).astype(float) for _ in range(2)] for _ in range(2))
+        found = attainment_difference(left, right)
+        probes = np.stack(np.meshgrid(np.arange(4) + 0.5, np.arange(4) + 0.5), axis=-1).reshape(-1, 2)
+        for probe in probes:
+            inside = ((found.rectangles[:, :2] < probe) & (probe < found.rectangles[:, 2:])).all(axis=1)
+            expected = attained(left, probe) - attained(right, probe)
+            assert found.values[inside].sum() == pytest.approx(expected), f"seed {seed}"
+        same += len(found.values) == 0
+    assert 3 < same < 297
 
 
 def test_dominated_and_infinite_rows_change_nothing():

@@ -1,5 +1,7 @@
 """The default search: reproducible, interruptible, within budgets, fair in what it counts."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,23 @@ def test_screenings_count_as_parts_of_evaluations(network, sensitivity):
     plain, algorithm = search(problem, sensitivity, screening=False)
     assert algorithm._screen is None
     assert plain.trace[-1].evaluations == len(plain.vectors)
+
+
+def test_screenings_go_through_the_executor_and_change_nothing(network, sensitivity):
+    expected, _ = search(MixedPrecisionProblem(network), sensitivity)
+    with ThreadPoolExecutor(2) as executor:
+        submitted = []
+        submit = executor.submit
+        executor.submit = lambda *task: submitted.append(task) or submit(*task)
+        problem = MixedPrecisionProblem(network, executor=executor, recipe=lambda: network)
+        found, algorithm = search(problem, sensitivity)
+        problem.close()
+    screened = algorithm._screen._evaluator
+    assert screened.computed > 10
+    assert len(submitted) == problem.evaluator.computed + screened.computed
+    assert np.array_equal(found.vectors, expected.vectors)
+    assert found.front.points == expected.front.points
+    assert repr(found.trace) == repr(expected.trace)
 
 
 def test_resumes_after_ctrl_c_in_the_middle_of_a_screening(network, sensitivity, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pymoo.problems.multi import ZDT5
 import evoq_moo as evoq
 from evoq_moo.analysis import hypervolume_curve, normalized_hypervolume
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, UnknownNameError
-from evoq_moo.problems import get_problem
+from evoq_moo.problems import MixedPrecisionProblem, get_problem
 from evoq_moo.study import ALGORITHMS, NetworkProblem, Run, Study, named_algorithm
 from evoq_moo.study import _study as study_module
 
@@ -26,7 +26,11 @@ DIGITS = evoq.Recipe(model="digits", count=4)
 def same(a, b):
     """Return whether two studies' runs are the same, but for the time they took."""
     return len(a.runs) == len(b.runs) and all(
-        x.key == y.key and np.array_equal(x.X, y.X) and np.array_equal(x.F, y.F) and x.paid == y.paid
+        x.key == y.key
+        and np.array_equal(x.X, y.X)
+        and np.array_equal(x.F, y.F)
+        and x.paid == y.paid
+        and np.array_equal(x.counts, y.counts)
         for x, y in zip(a.runs, b.runs, strict=True)
     )
 
@@ -66,7 +70,7 @@ def test_every_named_algorithm_is_seeded_counted_and_allowed(tmp_path, name):
         space = get_problem(run.key.problem).space
         space.check(run.X)
         assert 0 < len(run.X) <= 150 - run.paid
-        expected = 7 * 14 if name in {"guided", "additive_front"} else 0
+        expected = {"guided": 7 * 14, "additive_front": 7 * 14, "surrogate": 14}.get(name, 0)
         assert run.paid == expected
     if name != "additive_front":
         one, two = first.of("digits-size-bops", name)
@@ -139,7 +143,8 @@ def test_a_pool_of_processes_gives_the_same_even_when_processes_die(tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
     search = helpers.SlowRandom(str(marks), deaths=2)
-    options = {"problems": ["digits-bops"], "algorithms": {"r": search, "n": helpers.small_nsga2}, "seeds": range(2)}
+    algorithms = {"r": search, "n": helpers.small_nsga2, "s": "surrogate"}
+    options = {"problems": ["digits-bops"], "algorithms": algorithms, "seeds": range(2)}
     pooled = study(tmp_path / "pool", executor=2, **options).run()
     assert len(list(marks.iterdir())) > 2  # some died
     assert same(study(tmp_path / "serial", **options).run(), pooled)
@@ -172,6 +177,75 @@ def test_real_networks_share_one_store_and_pay_for_the_scan(tmp_path):
     assert results.references["tiny"] is problem.reference
     free = study(tmp_path / "free", **{**options, "charge_scan": False, "algorithms": ["guided"]}).run()
     assert (free.runs[0].paid, len(free.runs[0].X)) == (0, 110)
+
+
+def test_our_default_search_pays_for_a_sparse_scan_and_for_screenings(tmp_path):
+    problem = NetworkProblem(name="tiny", recipe=DIGITS, reference=get_problem("digits-bops").reference)
+    options = {"problems": [problem], "algorithms": ["surrogate", "guided"], "budget": 110, "seeds": [0]}
+    results = study(tmp_path, **options).run()
+    ours, guided = results.runs
+    assert (ours.paid, guided.paid) == (14, 98)
+    network = DIGITS(threads=1)
+    real = MixedPrecisionProblem(network)
+    table = evoq.measure_sensitivity(network, method="sparse", progress=False)
+    alone = evoq.run_search(real, evoq.SurrogateSearch(table), evaluations=110 - 14, seed=0, progress=False)
+    n = len(ours.X)  # a study stops in the middle of a batch, where its budget ends
+    assert np.array_equal(ours.X, alone.vectors[:n])
+    assert ours.counts[39] == 14 + 40
+    assert ours.counts[40] > 14 + 40 + 3  # samples were chosen and a batch screened before the next policy
+    assert (np.diff(ours.counts) > 0).all()
+    assert n < 110 - 14
+    assert 100 < ours.counts[-1] <= 110
+    archive = ours.archive
+    assert np.array_equal(archive[ours.counts - 1], ours.F)
+    assert np.isinf(np.delete(archive, ours.counts - 1, axis=0)).all()
+    table = results.table()
+    last = table[(table["algorithm"] == "surrogate") & (table["evaluations"] == 110)]
+    assert last["policies"].item() == len(np.unique(ours.X, axis=0))
+    loaded = Run.load(tmp_path / "runs" / "tiny" / "surrogate" / "seed_0.npz")
+    assert np.array_equal(loaded.counts, ours.counts)
+    again = study(tmp_path / "again", **options | {"algorithms": ["guided", "surrogate"]}).run()
+    assert same(results, again)
+
+
+def test_a_run_written_before_there_were_screenings_is_read(tmp_path):
+    run = study(tmp_path, algorithms=["guided"], budget=120, seeds=[0], problems=["digits-bops"]).run().runs[0]
+    file = tmp_path / "runs" / "digits-bops" / "guided" / "seed_0.npz"
+    with np.load(file) as arrays:
+        old = {name: arrays[name] for name in arrays.files if name != "between"}
+    np.savez_compressed(file, **old)
+    assert Run.load(file).counts.tolist() == run.counts.tolist() == list(range(99, 121))
+
+
+def test_the_default_search_gets_a_table_of_its_own(tmp_path):
+    """A sparse one, and what runs on the same problem after it gets the problem's own again."""
+    problem = get_problem("digits-bops")
+    full = problem.sensitivity
+    options = {"problems": [problem], "budget": 120, "seeds": [0]}
+    first = study(tmp_path / "a", **options, algorithms=["surrogate", "guided"]).run()
+    assert problem.sensitivity is full
+    alone = study(tmp_path / "b", **options, algorithms=["guided"]).run()
+    assert np.array_equal(first.runs[1].X, alone.runs[0].X)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (NetworkProblem(name="p", recipe=DIGITS, objectives=("difference",), budgets={"bops": 1.0}), "on p, whose"),
+        (NetworkProblem(name="p", recipe=DIGITS, objectives=("size", "bops")), "allowed: 'difference' with"),
+        (ZDT5(), "surrogate can't run on p"),
+    ],
+)
+def test_a_problem_that_is_none_for_the_default_search_is_named_before_any_run(tmp_path, problem, message):
+    with pytest.raises(ArgumentError, match=message):
+        study(tmp_path / "study", problems={"p": problem}, algorithms=["random", "surrogate"])
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_problem_without_a_table_is_named_before_any_run(tmp_path):
+    with pytest.raises(ArgumentError, match="ZDT5 has no SensitivityTable"):
+        study(tmp_path / "study", problems={"p": ZDT5()}, algorithms=["guided"])
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_worker_without_the_folder_sends_its_evaluations_back(tmp_path, monkeypatch):

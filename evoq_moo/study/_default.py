@@ -1,0 +1,52 @@
+"""Our default search in a study."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from evoq_moo.errors import ArgumentError
+from evoq_moo.screening import SurrogateSearch, supports
+from evoq_moo.sensitivity_scan import Method
+from evoq_moo.study._loop import run_algorithm
+from evoq_moo.study._record import Record
+
+
+@dataclass(frozen=True)
+class DefaultSearch:
+    """What :func:`evoq_moo.search` runs: :class:`SurrogateSearch` after a sparse sensitivity scan.
+
+    On a real network it screens, and screenings count as the share of an evaluation that their samples are. A
+    surrogate problem has no samples, and screens nothing.
+
+    Args:
+        pop_size: Policies to start with.
+    """
+
+    pop_size: int
+    uses_sensitivity: bool = field(default=True, init=False)
+    scan: Method = field(default="sparse", init=False)
+
+    def check(self, name: str, problem: Any) -> None:
+        """Raise where the problem is none for this search, from its objectives alone.
+
+        Args:
+            name: The problem's name, for the message.
+            problem: The problem, or what it will be made from, with `objectives`.
+
+        Raises:
+            ArgumentError: The objectives are not the difference and one or two costs.
+        """
+        if not supports(problem):
+            raise ArgumentError(
+                f"algorithms: surrogate can't run on {name}, whose objectives are "
+                f"{list(getattr(problem, 'objectives', ()))}; allowed: 'difference' with 'size', 'bops' or both "
+                "(others: guided)"
+            )
+
+    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+        """Search until the budget is spent.
+
+        Raises:
+            ArgumentError: The problem is none for this search.
+        """
+        self.check(str(getattr(problem, "name", None) or type(problem).__name__), problem)
+        run_algorithm(SurrogateSearch(problem.sensitivity, pop_size=self.pop_size), problem, record, seed)

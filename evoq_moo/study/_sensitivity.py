@@ -1,0 +1,66 @@
+"""The sensitivity table that a run's algorithm reads from its problem, and what its scan costs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from evoq_moo.errors import ArgumentError
+from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.sensitivity import SensitivityTable
+from evoq_moo.sensitivity_scan import Method, measure_sensitivity, scan_policies, sparse_table
+
+
+@contextmanager
+def sensitivity_for(problem: Any, search: Any) -> Iterator[int]:
+    """Give a problem the table that a search reads, for as long as the context lasts.
+
+    Args:
+        problem: The problem.
+        search: The search; its attribute `scan`, if it has one, says how the network is scanned for it.
+
+    Yields:
+        Evaluations that the scan takes; 0 for a search that reads no table.
+
+    Raises:
+        ArgumentError: The search needs a table, and the problem has none.
+    """
+    if not search.uses_sensitivity:
+        yield 0
+        return
+    method: Method = getattr(search, "scan", "full")
+    table = _table(problem, method)
+    missing = object()
+    before = vars(problem).get("sensitivity", missing)
+    problem.sensitivity = table
+    try:
+        yield len(scan_policies(table.space, method)[0])
+    finally:
+        if before is missing:
+            del problem.sensitivity
+        else:
+            problem.sensitivity = before
+
+
+def _table(problem: Any, method: Method) -> SensitivityTable:
+    """Return a problem's table, measured where it is a real network's (from the store if known)."""
+    if isinstance(problem, MixedPrecisionProblem):
+        return measure_sensitivity(problem.network, evaluator=problem.evaluator, method=method, progress=False)
+    check_sensitivity_of(problem)
+    table: SensitivityTable = problem.sensitivity
+    return sparse_table(table) if method == "sparse" else table
+
+
+def check_sensitivity_of(problem: Any) -> None:
+    """Raise unless a problem has a sensitivity table, or one can be measured.
+
+    Raises:
+        ArgumentError: It has none.
+    """
+    if isinstance(problem, MixedPrecisionProblem) or isinstance(
+        getattr(problem, "sensitivity", None), SensitivityTable
+    ):
+        return
+    raise ArgumentError(
+        f"problem: {type(problem).__name__} has no SensitivityTable as its `sensitivity`; allowed with an algorithm "
+        "that uses it: a problem of the suite, a NetworkProblem, or one with that attribute"
+    )
