@@ -205,7 +205,7 @@ def test_our_default_search_pays_for_a_sparse_scan_and_for_screenings(tmp_path):
     loaded = Run.load(tmp_path / "runs" / "tiny" / "surrogate" / "seed_0.npz")
     assert np.array_equal(loaded.counts, ours.counts)
     again = study(tmp_path / "again", **options | {"algorithms": ["guided", "surrogate"]}).run()
-    assert same(results, again)
+    assert all(np.array_equal(again.of("tiny", run.key.algorithm)[0].archive, run.archive) for run in results.runs)
 
 
 def test_a_run_written_before_there_were_screenings_is_read(tmp_path):
