@@ -135,6 +135,7 @@ def write_result(
     evaluations: int,
     evaluations_mean: str,
     more: dict[str, Any] | None = None,
+    release: str | None = None,
 ) -> None:
     """Write a tool's policies and what they took as JSON.
 
@@ -149,6 +150,7 @@ def write_result(
         evaluations: Evaluations of the network, counted as the tool does them.
         evaluations_mean: What one of them is, in words.
         more: Further entries.
+        release: The tool's version; None for that of the installed package.
     """
     width = len(export.layers)
     for policy in policies:
@@ -156,7 +158,7 @@ def write_result(
             raise SystemExit(f"{package}: a policy does not cover the {width} layers: {policy}")
     data = {
         "tool": package,
-        "version": version(package),
+        "version": version(package) if release is None else release,
         "label": label,
         "network": export.description["network"],
         "layers": list(export.layers),

@@ -114,6 +114,7 @@ def main() -> None:
         evaluations=scanned + run.trace[-1].evaluations,
         evaluations_mean="output differences on all samples, the sparse scan and screenings (as parts) included",
         more={"history": history},
+        release=evoq.__version__,
     )
 
 
