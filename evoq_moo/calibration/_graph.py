@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from evoq_moo.difference import heads_of
-from evoq_moo.engines._capture import CaptureError, Graph, Op, Ref, capture
+from evoq_moo.engines._capture import NO_CLIP, CaptureError, Graph, Op, Ref, capture
+from evoq_moo.engines._kernels import Clip
+from evoq_moo.engines._lower import clip_of
 from evoq_moo.errors import NetworkError
 
 MICRO_BATCH = 5
@@ -158,6 +160,15 @@ def compute(op: Op, values: Mapping[str, Any]) -> Any:
     """Return the result of an operation that is no layer's call."""
     args, kwargs = tree_map_only(Ref, lambda ref: values[ref.name], (op.args, op.kwargs))
     return op.target(*args, **kwargs)
+
+
+def clip_behind(network: CapturedNetwork, stage: Stage, batch_size: int) -> Clip:
+    """Return the bounds of a clip that alone reads the output of a stage's layer; without bounds if there is none."""
+    made, *others = stage.ops
+    if network.uses(batch_size)[made.name] != 1:
+        return NO_CLIP
+    readers = (clip_of(op) for op in others if made.name in op.inputs)
+    return next(readers, None) or NO_CLIP
 
 
 def float_call(op: Op, x: Tensor) -> Tensor:

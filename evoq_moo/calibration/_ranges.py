@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from evoq_moo.calibration._gram import prior_weights, sampled_patches, supports_moments
 from evoq_moo.calibration._parameters import LayerParameters
+from evoq_moo.calibration._patches import has_patches, prior_weights, sampled_patches
 from evoq_moo.calibration._walk import LayerView
 from evoq_moo.ranges import ActivationHistogram, activation_range_of
 
@@ -27,7 +27,7 @@ def tune_range(view: LayerView, *, seed: int) -> LayerParameters:
         seed: Of the draw of patches.
     """
     p = view.parameters
-    if p.activation_scale is None or p.activation_zero_point is None or not supports_moments(view):
+    if p.activation_scale is None or p.activation_zero_point is None or not has_patches(view):
         return p
     histogram = ActivationHistogram()
     inputs = view.fitted(view.inputs)
@@ -36,7 +36,8 @@ def tune_range(view: LayerView, *, seed: int) -> LayerParameters:
     for x in inputs:
         histogram.observe_counts(x)
     found = activation_range_of(histogram, p.activation_bits)
-    x, y = sampled_patches(view, view.inputs, rows=ROWS, seed=seed)
+    parts = sampled_patches(view, rows=ROWS, seed=seed, quantized=False)
+    x, y = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     weight = prior_weights(view).transpose(1, 2)
     starts = [(p.activation_scale, p.activation_zero_point), (found.scale, found.zero_point)]
     candidates = list(dict.fromkeys(c for start in starts for c in _scaled(*start, p.activation_bits)))

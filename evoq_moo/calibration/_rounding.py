@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from evoq_moo.calibration._gram import moments, prior_weights, supports_moments
 from evoq_moo.calibration._parameters import LayerParameters
-from evoq_moo.calibration._solver import solve_levels, target_weights
+from evoq_moo.calibration._patches import has_patches
+from evoq_moo.calibration._regression import Regression
+from evoq_moo.calibration._solver import improve_levels, solve_levels
 from evoq_moo.calibration._walk import LayerView
+from evoq_moo.engines._capture import NO_CLIP
 
 RIDGE = 10.0
 """Pull to the float weights: this times inputs per product over positions seen, in units of the inputs' mean variance.
@@ -16,6 +18,10 @@ So the pull is that of a prior by which all corrections together explain about a
 (our choice, measured on calibration images that were not among the samples): a classifier of 1,280 inputs that saw 50
 samples stays close to its float weights, a 3x3 kernel that saw 12,800 positions is free.
 """
+POSITIONS = 12_800
+"""Positions of a layer's output that it is fitted to, at most (our choice): 256 of each of 50 images."""
+FLOAT_ROUNDS, LEVEL_ROUNDS = 3, 2
+"""Rounds in which a clip behind the layer frees outputs, before and after there are levels (our choice)."""
 LEAST_RIDGE = 0.01
 """In the same units: inputs that never vary need some."""
 
@@ -29,17 +35,19 @@ def fit_rounding(view: LayerView, *, seed: int = 0, ridge: float = RIDGE) -> Lay
         ridge: Strength of the pull to the float weights, see :data:`RIDGE`.
     """
     p = view.parameters
-    if not supports_moments(view) or not p.quantized_weight:
+    if not has_patches(view) or not p.quantized_weight:
         return p
-    m = moments(view, seed=seed)
-    strength = max(LEAST_RIDGE, ridge * m.input.shape[1] / m.count)
-    h, target = target_weights(m.input, m.cross, prior_weights(view), strength)
-    levels, scales = solve_levels(h, target, p.weight_bits)
-    w = levels * scales[:, :, None]
-    bias = m.output_mean - (w @ m.input_mean[:, :, None]).squeeze(-1)
+    problem = Regression(view, rows=POSITIONS, seed=seed, ridge=ridge, least_ridge=LEAST_RIDGE)
+    clipped = view.clip != NO_CLIP
+    for _ in range(FLOAT_ROUNDS if clipped else 0):
+        problem.relax(problem.target)
+    levels, scales = solve_levels(problem.h, problem.target, p.weight_bits)
+    for _ in range(LEVEL_ROUNDS if clipped else 0):
+        problem.relax(levels * scales[:, :, None])
+        levels, scales = improve_levels(problem.h, problem.target, levels, scales, p.weight_bits, sweeps=2)
     return replace(
         p,
         weight_levels=levels.reshape(view.weight.shape).to(torch.int8),
         weight_scales=scales.flatten(),
-        bias=bias.flatten(),
+        bias=problem.bias(levels * scales[:, :, None]).flatten(),
     )

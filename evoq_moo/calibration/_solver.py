@@ -17,25 +17,32 @@ BLOCK = 64
 """Columns whose errors are spread together; the result does not depend on it but for rounding."""
 
 
-def target_weights(gram: Tensor, cross: Tensor, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Return the ridged matrix `H` and the float weights of least squared error.
+def ridged(gram: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return a matrix with a ridge on its diagonal, and the ridge of each group.
 
     Args:
         gram: Covariance of the inputs `(groups, k, k)`.
-        cross: Covariance of inputs and wanted outputs `(groups, k, channels)`.
-        prior: Float weights `(groups, channels, k)` that the ridge pulls to.
-        ridge: Weight of the prior, in units of the mean variance of an input.
+        ridge: In units of the mean variance of an input.
 
     Returns:
-        `H`, `(groups, k, k)`, and the weights `(groups, channels, k)`; float32.
+        Float64 `(groups, k, k)` and `(groups,)`.
     """
     h = gram.double()
     strength = ridge * h.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
-    eye = torch.eye(h.shape[1], dtype=h.dtype)
-    h = h + strength[:, None, None] * eye
+    return h + strength[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype), strength
+
+
+def target_weights(factor: Tensor, cross: Tensor, prior: Tensor, strength: Tensor) -> Tensor:
+    """Return the float weights of least squared error, `(groups, channels, k)`, float32.
+
+    Args:
+        factor: Cholesky factor of the ridged covariance of the inputs, float64 `(groups, k, k)`.
+        cross: Covariance of inputs and wanted outputs `(groups, k, channels)`.
+        prior: Float weights `(groups, channels, k)` that the ridge pulls to.
+        strength: The ridge, float64 `(groups,)`.
+    """
     right = cross.double() + strength[:, None, None] * prior.double().transpose(1, 2)
-    factor = torch.linalg.cholesky(h)
-    return h.float(), torch.cholesky_solve(right, factor).transpose(1, 2).float()
+    return torch.cholesky_solve(right, factor).transpose(1, 2).float()
 
 
 def solve_levels(
@@ -57,17 +64,41 @@ def solve_levels(
     groups, channels, k = target.shape
     if scales is None:
         scales = weight_scales(target.reshape(groups * channels, k), bits).reshape(groups, channels)
-    order = h.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
+    order = _order(h)
+    start = _start(h[:, order][:, :, order], target[:, :, order], scales, lowest, highest)
+    levels = torch.empty_like(start)
+    levels[:, :, order] = start
+    return improve_levels(h, target, levels, scales, bits, sweeps=sweeps)
+
+
+def improve_levels(
+    h: Tensor, target: Tensor, levels: Tensor, scales: Tensor, bits: int, *, sweeps: int
+) -> tuple[Tensor, Tensor]:
+    """Return levels and scales that are no worse than given ones, by rounds of coordinate descent.
+
+    Args:
+        h: `(groups, k, k)`, positive definite.
+        target: `(groups, channels, k)`.
+        levels: Float32, in the shape of the target.
+        scales: `(groups, channels)`.
+        bits: Bit-width (bits).
+        sweeps: Rounds; the scales are fitted before each.
+    """
+    order = _order(h)
     h = h[:, order][:, :, order].contiguous()
-    t = target[:, :, order].contiguous()
-    levels = _start(h, t, scales, lowest, highest)
+    target, moving = target[:, :, order].contiguous(), levels[:, :, order].contiguous()
     for _ in range(sweeps):
-        scales = _fitted_scales(h, t, levels, scales)
-        if not _descend(h, t, levels, scales, lowest, highest):
+        scales = _fitted_scales(h, target, moving, scales)
+        if not _descend(h, target, moving, scales, *weight_range(bits)):
             break
-    result = torch.empty_like(levels)
-    result[:, :, order] = levels
+    result = torch.empty_like(moving)
+    result[:, :, order] = moving
     return result, scales
+
+
+def _order(h: Tensor) -> Tensor:
+    """Return the order of weights: those of the largest inputs first."""
+    return h.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
 
 
 def objective(h: Tensor, target: Tensor, weights: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One pass over a network, layer by layer, that fits each layer to what the quantized network feeds it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.calibration._graph import CapturedNetwork, LayerCall, Stage, Values, call_with, float_call, run_stage
+from evoq_moo.calibration._graph import (
+    CapturedNetwork,
+    LayerCall,
+    Stage,
+    Values,
+    call_with,
+    clip_behind,
+    float_call,
+    run_stage,
+)
 from evoq_moo.calibration._moments import ChannelMoments, moments_of, output_axis
 from evoq_moo.calibration._parameters import LayerParameters
-from evoq_moo.engines._capture import Op
+from evoq_moo.engines._capture import NO_CLIP, Op
+from evoq_moo.engines._kernels import Clip
 
 T = TypeVar("T")
 Parameters = tuple[LayerParameters, ...]
@@ -45,6 +55,7 @@ class LayerView:
         target_moments: Returns the moments of its channels, of each micro-batch; computed once for all candidates.
         seen: For each micro-batch, whether it may be fitted to.
         pool: Where work on micro-batches runs.
+        clip: Bounds of a clip that alone reads the output.
         outputs: A fit may leave the fitted layer's outputs here, one for each micro-batch, so that they are not
             computed again.
     """
@@ -58,7 +69,8 @@ class LayerView:
     target_moments: Callable[[], list[ChannelMoments]]
     seen: tuple[bool, ...]
     pool: ComputePool
-    outputs: list[Tensor] | None = field(default=None)
+    clip: Clip = NO_CLIP
+    outputs: list[Tensor] | None = None
 
     def compute(self, parameters: LayerParameters) -> list[Tensor]:
         """Return the layer's outputs with other parameters on every micro-batch."""
@@ -135,6 +147,7 @@ def walk(
         _advance(stage, [exact], [None], pool, only_first=True)
         targets = [values[op.name] for values in exact]
         target_moments = _moments_once(op, targets, pool)
+        clip = clip_behind(network, stage[0], sizes[0])
         results: list[list[Tensor]] = []
         for k, candidate in enumerate(candidates):
             view = LayerView(
@@ -147,6 +160,7 @@ def walk(
                 target_moments=target_moments,
                 seen=candidate.seen,
                 pool=pool,
+                clip=clip,
             )
             if network.calls[layer] == 1:
                 fitted[k][layer] = fit(view)

@@ -109,7 +109,7 @@ def lower(graph: Graph) -> Program:
     renamed: dict[str, str] = {}
     for op in graph.ops:
         inputs = tuple(renamed.get(name, name) for name in op.inputs)
-        clip = _clip_of(op)
+        clip = clip_of(op)
         if op.layer is not None:
             lowered[op.name] = Layer(op.name, inputs[:1], op.layer, op)
         elif clip is not None:
@@ -148,7 +148,8 @@ def _without_identities(graph: Graph) -> Graph:
     return result
 
 
-def _clip_of(op: Op) -> Clip | None:
+def clip_of(op: Op) -> Clip | None:
+    """Return the bounds of an operation that only clips its first argument, or None for any other."""
     if not op.args or not isinstance(op.args[0], Ref):
         return None
     if op.target is _aten.relu.default:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from evoq_moo.calibration._rounding import fit_rounding
+from evoq_moo.engines._kernels import Clip
 from evoq_moo.ranges import LayerRanges, weight_scales
 
 
@@ -22,3 +23,17 @@ def test_the_fewer_positions_were_seen_the_closer_weights_stay_to_the_float_ones
         moved[count] = float((fit_rounding(view).value() - layer.weight).norm() / (wanted.weight - layer.weight).norm())
     assert moved[4800] > 0.9
     assert moved[12] < 0.3
+
+
+def test_a_relu_behind_the_layer_leaves_less_error_behind_it(view_of):
+    generator = torch.Generator().manual_seed(6)
+    layer = nn.Linear(24, 16).requires_grad_(False)
+    nn.init.normal_(layer.weight, generator=generator)
+    ranges = LayerRanges(weight_scales={3: weight_scales(layer.weight, 3)}, activation={})
+    view = view_of(layer, torch.randn(2000, 24, generator=generator), ranges, (3, 32))
+    errors = []
+    for clip in (Clip(None, None), Clip(0.0, None)):
+        view.clip = clip
+        output = view.compute(fit_rounding(view))[0]
+        errors.append(float((output.relu() - view.targets[0].relu()).square().mean()))
+    assert errors[1] < 0.95 * errors[0]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoq_moo.calibration._solver import objective, solve_levels, target_weights
+from evoq_moo.calibration._solver import improve_levels, objective, ridged, solve_levels, target_weights
 from evoq_moo.ranges import weight_scales
 
 
@@ -24,6 +24,11 @@ def nearest(target, bits):
     scales = weight_scales(target.reshape(-1, k), bits).reshape(groups, channels)
     levels = (target / scales[:, :, None]).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return levels, scales
+
+
+def solution(gram, cross, prior, ridge):
+    h, strength = ridged(gram, ridge)
+    return target_weights(torch.linalg.cholesky(h), cross, prior, strength)
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,12 +73,24 @@ def test_target_without_ridge_is_least_squares():
     x, w = torch.randn(200, 5, generator=generator), torch.randn(3, 5, generator=generator)
     y = x @ w.T + 0.1 * torch.randn(200, 3, generator=generator)
     gram, cross = (x.T @ x / 200)[None], (x.T @ y / 200)[None]
-    _, target = target_weights(gram, cross, torch.zeros(1, 3, 5), 1e-9)
+    target = solution(gram, cross, torch.zeros(1, 3, 5), 1e-9)
     expected = torch.linalg.lstsq(x.double(), y.double()).solution.T
     torch.testing.assert_close(target[0].double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_infinite_ridge_is_the_prior():
     h, prior = problem(1)
-    _, target = target_weights(h, torch.zeros(2, 4, 3), prior, 1e9)
+    target = solution(h, torch.zeros(2, 4, 3), prior, 1e9)
     torch.testing.assert_close(target, prior, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_improved_levels_are_no_worse(seed):
+    h, target = problem(seed, k=12)
+    levels, scales = nearest(target, 3)
+    before = objective(h, target, levels * scales[:, :, None])
+    found, new_scales = improve_levels(h, target, levels, scales, 3, sweeps=2)
+    assert torch.equal(found, found.round().clamp(-4, 3))
+    after = objective(h, target, found * new_scales[:, :, None])
+    assert (after <= before * (1 + 1e-5)).all()
+    assert after.sum() < before.sum()

@@ -1,8 +1,6 @@
-"""Second moments of a layer's input and output, from which its weights can be fitted exactly."""
+"""Inputs to a layer's products, position by position, and the outputs they should give."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,30 +10,8 @@ from evoq_moo.calibration._walk import LayerView
 from evoq_moo.engines._capture import geometry_of
 from evoq_moo.engines._kernels import Geometry
 
-POSITIONS = 12_800
-"""Positions of a layer's output that its moments are taken from, at most (our choice): 256 of each of 50 images."""
 
-
-@dataclass(frozen=True)
-class Moments:
-    """Second moments of one layer: for each group of channels, of its `k` inputs to a product and of its outputs.
-
-    Attributes:
-        input: Covariance of the inputs, float32 `(groups, k, k)`.
-        cross: Covariance of inputs and the float network's outputs, `(groups, k, channels of a group)`.
-        input_mean: `(groups, k)`.
-        output_mean: `(groups, channels of a group)`.
-        count: Number of positions.
-    """
-
-    input: Tensor
-    cross: Tensor
-    input_mean: Tensor
-    output_mean: Tensor
-    count: int
-
-
-def supports_moments(view: LayerView) -> bool:
+def has_patches(view: LayerView) -> bool:
     """Return whether a layer's product is a matrix product of patches (all but transposed convolutions)."""
     return "transpose" not in str(view.op.target)
 
@@ -48,56 +24,29 @@ def prior_weights(view: LayerView) -> Tensor:
     return rows.reshape(groups, -1, rows.shape[1])
 
 
-def sampled_patches(view: LayerView, inputs: Sequence[Tensor], *, rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return inputs to products and the float network's outputs, drawn from all micro-batches to fit to.
+def sampled_patches(view: LayerView, *, rows: int, seed: int, quantized: bool) -> list[tuple[Tensor, Tensor]]:
+    """Return inputs to products and wanted outputs, drawn from all micro-batches to fit to.
 
     Args:
         view: The layer.
-        inputs: For each micro-batch, the layer's input.
         rows: How many, at most (but one of each sample).
         seed: Of the draw.
+        quantized: Whether inputs are moved to their levels.
 
     Returns:
-        Float32 `(groups, rows, k)` and `(groups, rows, channels of a group)`.
+        For each micro-batch to fit to, float32 `(groups, rows, k)` and `(groups, rows, channels of a group)`.
     """
-    parts = view.pool.map(lambda job: _draw(view, *job), _jobs(view, inputs, rows, seed))
-    return torch.cat([x for x, _ in parts], dim=1), torch.cat([y for _, y in parts], dim=1)
+    pairs = list(zip(view.fitted(view.inputs), view.fitted(view.targets), strict=True))
+    budget = math.ceil(rows / sum(len(x) for x, _ in pairs))
+    geometry = geometry_of(view.op)
 
+    def draw(i: int) -> tuple[Tensor, Tensor]:
+        x, y = pairs[i]
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
+        x = view.parameters.quantize_input(x) if quantized else x
+        return patches(view, x, y, geometry, budget, generator)
 
-def moments(view: LayerView, *, seed: int) -> Moments:
-    """Return the moments of a layer's quantized input and of the float network's output, to fit to.
-
-    Args:
-        view: The layer.
-        seed: Of the draw of positions.
-    """
-
-    def sums(job: tuple[Tensor, Tensor, int, int]) -> tuple[Tensor, ...]:
-        x, y = _draw(view, view.parameters.quantize_input(job[0]), *job[1:])
-        xt = x.transpose(1, 2)
-        return xt @ x, xt @ y, x.sum(1), y.sum(1), torch.tensor(x.shape[1])
-
-    parts = view.pool.map(sums, _jobs(view, view.inputs, POSITIONS, seed))
-    gram, cross, sx, sy, count = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
-    mx, my = sx / count, sy / count
-    return Moments(
-        input=gram / count - mx[:, :, None] * mx[:, None, :],
-        cross=cross / count - mx[:, :, None] * my[:, None, :],
-        input_mean=mx,
-        output_mean=my,
-        count=int(count),
-    )
-
-
-def _jobs(view: LayerView, inputs: Sequence[Tensor], rows: int, seed: int) -> list[tuple[Tensor, Tensor, int, int]]:
-    """Return (input, output, positions of each sample, seed) of each micro-batch to fit to."""
-    chosen, targets = view.fitted(inputs), view.fitted(view.targets)
-    budget = math.ceil(rows / sum(len(x) for x in chosen))
-    return [(x, y, budget, seed * 1_000_003 + i) for i, (x, y) in enumerate(zip(chosen, targets, strict=True))]
-
-
-def _draw(view: LayerView, x: Tensor, y: Tensor, budget: int, seed: int) -> tuple[Tensor, Tensor]:
-    return patches(view, x, y, geometry_of(view.op), budget, torch.Generator().manual_seed(seed))
+    return view.pool.map(draw, range(len(pairs)))
 
 
 def patches(

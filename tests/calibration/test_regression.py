@@ -1,0 +1,60 @@
+"""A layer's regression against torch's covariance and least squares, and what a clip behind the layer frees."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from evoq_moo.calibration._regression import Regression, relaxed
+from evoq_moo.engines._kernels import Clip
+
+RELU, RELU6 = Clip(0.0, None), Clip(0.0, 6.0)
+
+
+def regression(view, *, ridge=0.0, least_ridge=1e-7):
+    return Regression(view, rows=10**6, seed=0, ridge=ridge, least_ridge=least_ridge)
+
+
+def test_it_is_least_squares_on_the_patches(view_of):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(3, 4, 8, 8, generator=generator)
+    view = view_of(nn.Conv2d(4, 6, 3, stride=2, padding=1), x)
+    view.targets = [torch.randn(3, 6, 4, 4, generator=generator)]
+    columns = functional.unfold(x, 3, stride=2, padding=1).transpose(1, 2).flatten(0, 1).double()
+    wanted = view.targets[0].movedim(1, -1).reshape(-1, 6).double()
+    found = regression(view)
+    torch.testing.assert_close(found.h[0].double(), torch.cov(columns.T, correction=0), rtol=1e-4, atol=1e-5)
+    with_ones = torch.cat([columns, torch.ones(len(columns), 1, dtype=torch.float64)], dim=1)
+    expected = torch.linalg.lstsq(with_ones, wanted).solution.T
+    torch.testing.assert_close(found.target[0].double(), expected[:, :-1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.bias(found.target)[0].double(), expected[:, -1], rtol=1e-3, atol=1e-4)
+
+
+def test_outputs_that_both_clip_are_free():
+    exact = torch.tensor([-2.0, -2.0, 1.0, 7.0, 7.0, 3.0])
+    present = torch.tensor([-1.0, 0.5, -1.0, 9.0, 5.0, 4.0])
+    assert relaxed(exact, present, RELU6).tolist() == [-1, -2, 1, 9, 7, 3]
+    assert relaxed(exact, present, RELU).tolist() == [-1, -2, 1, 7, 7, 3]
+
+
+@pytest.mark.parametrize("clip", [RELU, RELU6])
+def test_each_round_leaves_less_error_behind_the_clip(clip, view_of):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(500, 12, generator=generator)
+    view = view_of(nn.Linear(12, 7), x)
+    view.clip = clip
+    # Not a linear function of the input, so that there is something to choose between.
+    view.targets = [x.abs() @ torch.randn(12, 7, generator=generator) + 3 * x[:, :7]]
+    problem = regression(view)
+
+    def error():
+        y = functional.linear(x, problem.target[0], problem.bias(problem.target)[0])
+        behind, wanted = (t.clamp(clip.low, clip.high) for t in (y, view.targets[0]))
+        return float((behind - wanted).square().sum())
+
+    errors = [error()]
+    for _ in range(4):
+        problem.relax(problem.target)
+        errors.append(error())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.9 * errors[0]
