@@ -11,36 +11,27 @@ from evoq_moo.calibration._solver import improve_levels, solve_levels
 from evoq_moo.calibration._walk import LayerView
 from evoq_moo.engines._capture import NO_CLIP
 
-RIDGE = 10.0
-"""Pull to the float weights: this times inputs per product over positions seen, in units of the inputs' mean variance.
-
-So the pull is that of a prior by which all corrections together explain about a tenth of what is wrong with an output
-(our choice, measured on calibration images that were not among the samples): a classifier of 1,280 inputs that saw 50
-samples stays close to its float weights, a 3x3 kernel that saw 12,800 positions is free.
-"""
 POSITIONS = 12_800
 """Positions of a layer's output that it is fitted to, at most (our choice): 256 of each of 50 images."""
 FLOAT_ROUNDS, LEVEL_ROUNDS = 3, 2
 """Rounds in which a clip behind the layer frees outputs, before and after there are levels (our choice)."""
-LEAST_RIDGE = 0.01
-"""In the same units: inputs that never vary need some."""
 
 
-def fit_rounding(view: LayerView, *, seed: int = 0, ridge: float = RIDGE) -> LayerParameters:
+def fit_rounding(view: LayerView, *, seed: int = 0) -> LayerParameters:
     """Return a layer with levels, scales and bias fitted to the float network's output.
 
     Args:
         view: The layer.
         seed: Of the draw of positions.
-        ridge: Strength of the pull to the float weights, see :data:`RIDGE`.
     """
     p = view.parameters
     if not has_patches(view) or not p.quantized_weight:
         return p
-    problem = Regression(view, rows=POSITIONS, seed=seed, ridge=ridge, least_ridge=LEAST_RIDGE)
+    problem = Regression(view, rows=POSITIONS, seed=seed)
     clipped = view.clip != NO_CLIP
     for _ in range(FLOAT_ROUNDS if clipped else 0):
         problem.relax(problem.target)
+    problem.choose_ridge()
     levels, scales = solve_levels(problem.h, problem.target, p.weight_bits)
     for _ in range(LEVEL_ROUNDS if clipped else 0):
         problem.relax(levels * scales[:, :, None])
