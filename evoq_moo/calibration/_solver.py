@@ -3,8 +3,9 @@
 The error of one output channel with weights `w = s q` is, up to a constant, `(w - t)' H (w - t)` with `H` the (ridged)
 covariance of the layer's inputs and `t` the float solution. AdaRound minimizes it by gradient descent on relaxed
 rounding; here it is minimized directly: an optimal-brain-quantization start (Frantar et al. 2022, GPTQ: each rounding
-error is spread over the weights not yet rounded), then coordinate descent on the levels (as QuantEase, Behdin et al.
-2023), which never makes it worse, and a closed-form step of the scales. Deterministic, in seconds on a CPU.
+error is spread over the weights not yet rounded; a channel whose nearest levels are better starts at those), then
+coordinate descent on the levels (as QuantEase, Behdin et al. 2023), which never makes it worse, and a closed-form step
+of the scales. Deterministic, in seconds on a CPU.
 """
 
 import torch
@@ -17,19 +18,14 @@ BLOCK = 64
 """Columns whose errors are spread together; the result does not depend on it but for rounding."""
 
 
-def ridged(gram: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Return a matrix with a ridge on its diagonal, and the ridge of each group.
+def ridged(gram: Tensor, strength: Tensor) -> Tensor:
+    """Return a matrix with a ridge on its diagonal, float64 `(groups, k, k)`.
 
     Args:
         gram: Covariance of the inputs `(groups, k, k)`.
-        ridge: In units of the mean variance of an input.
-
-    Returns:
-        Float64 `(groups, k, k)` and `(groups,)`.
+        strength: What to add to each variance `(groups,)`.
     """
-    h = gram.double()
-    strength = ridge * h.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
-    return h + strength[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype), strength
+    return gram.double() + strength[:, None, None] * torch.eye(gram.shape[1], dtype=torch.float64)
 
 
 def target_weights(factor: Tensor, cross: Tensor, prior: Tensor, strength: Tensor) -> Tensor:
@@ -65,9 +61,12 @@ def solve_levels(
     if scales is None:
         scales = weight_scales(target.reshape(groups * channels, k), bits).reshape(groups, channels)
     order = _order(h)
-    start = _start(h[:, order][:, :, order], target[:, :, order], scales, lowest, highest)
-    levels = torch.empty_like(start)
-    levels[:, :, order] = start
+    spread = _start(h[:, order][:, :, order], target[:, :, order], scales, lowest, highest)
+    levels = torch.empty_like(spread)
+    levels[:, :, order] = spread
+    nearest = (target / scales[:, :, None]).round_().clamp_(lowest, highest)
+    better = objective(h, target, nearest * scales[:, :, None]) < objective(h, target, levels * scales[:, :, None])
+    levels = torch.where(better[:, :, None], nearest, levels)
     return improve_levels(h, target, levels, scales, bits, sweeps=sweeps)
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evoq_moo.calibration._solver import improve_levels, objective, ridged, solve_levels, target_weights
@@ -27,12 +27,13 @@ def nearest(target, bits):
 
 
 def solution(gram, cross, prior, ridge):
-    h, strength = ridged(gram, ridge)
-    return target_weights(torch.linalg.cholesky(h), cross, prior, strength)
+    strength = torch.full((len(gram),), ridge, dtype=torch.float64)
+    return target_weights(torch.linalg.cholesky(ridged(gram, strength)), cross, prior, strength)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 8))
+@example(174283, 7)  # Spreading the errors ends worse than the nearest levels here.
 def test_levels_are_within_their_bits_and_beat_the_nearest(seed, bits):
     h, target = problem(seed)
     levels, scales = solve_levels(h, target, bits)
