@@ -1,4 +1,4 @@
-"""How well exported ONNX files agree with the network they were made from.
+"""How well exported ONNX files agree with the network they were made from, in both forms.
 
     python benchmarks/export_agreement.py real mobilenet_v2 --images 650 --policies 2 -o agreement.json
     python benchmarks/export_agreement.py zoo --policies 20 -o zoo.json
@@ -9,6 +9,7 @@ there are none here) under random policies, checks each file and runs it. Result
 come; a row that is in it is not computed again.
 """
 
+import itertools
 import json
 import tempfile
 import time
@@ -22,6 +23,7 @@ from accuracy import labelled_images, recipe_for
 
 import evoq_moo as evoq
 from evoq_moo._files import write_atomically
+from evoq_moo.calibration import LIGHT
 from evoq_moo.export import export_onnx, make_template, open_session, read_onnx, verify_onnx
 
 app = typer.Typer()
@@ -43,6 +45,8 @@ def real(
     images: Annotated[int, typer.Option(help="Labelled images.")] = 650,
     policies: Annotated[int, typer.Option(help="Random policies.")] = 2,
     lowest: Annotated[int, typer.Option(help="Smallest bit-width drawn.")] = 4,
+    calibrated: Annotated[bool, typer.Option(help="Calibrate each policy (light) first.")] = False,
+    forms: Annotated[str, typer.Option(help="Forms of the file, with commas.")] = "exact,qdq",
     output: Output = Path("agreement.json"),
 ) -> None:
     """Compare torch and onnxruntime on real images."""
@@ -53,17 +57,18 @@ def real(
     labelled, _ = labelled_images(name, recipe, images)
     vectors = np.maximum(network.space.sample(policies, np.random.default_rng(0)), lowest)
     template = None
-    for i, x in enumerate(vectors):
-        key = f"{name} {lowest}..8 #{i} {images}"
+    for i, form in itertools.product(range(policies), forms.split(",")):
+        key = f"{name} {lowest}..8 #{i} {images} {form}{' calibrated' if calibrated else ''}"
         if key in rows:
             continue
-        policy = network.space.policy(x)
-        applied = network.apply(policy)
-        template = template or make_template(applied, labelled[:1])
+        policy = network.space.policy(vectors[i])
+        applied = evoq.calibrate(network, policy, LIGHT) if calibrated else network.apply(policy)
+        if template is None or calibrated:  # output maps are in the template
+            template = make_template(applied, labelled[:1])
         with tempfile.TemporaryDirectory() as folder:
             sizes = {}
             for packed in (False, True):
-                written = export_onnx(applied, Path(folder) / "m.onnx", template=template, packed=packed)
+                written = export_onnx(applied, Path(folder) / "m.onnx", template=template, packed=packed, form=form)
                 sizes["packed" if packed else "plain"] = [written.size, written.predicted, written.stored]
             found = verify_onnx(written.path, applied, labelled, level_images=5, repeats=5)
         rows[key] = {

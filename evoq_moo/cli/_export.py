@@ -9,6 +9,7 @@ from rich.console import Console
 from evoq_moo._images import ImageSource
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export import export_onnx, export_program, load_calibrated, verify_onnx, write_bits
+from evoq_moo.export._exact import EXACT, check_form
 from evoq_moo.recipe import Recipe
 
 _BATCH = 5
@@ -32,6 +33,9 @@ def export_command(
         Path,
         typer.Option("--output", "-o", help="The file: .onnx, .pt2 (torch.export), or .csv or .json for bit-widths."),
     ] = Path("model.onnx"),
+    form: Annotated[
+        str, typer.Option(help="exact: the same bits in every runtime; qdq: the usual pattern, for tools that need it.")
+    ] = EXACT,
     packed: Annotated[
         bool,
         typer.Option(
@@ -46,6 +50,7 @@ def export_command(
     """Write a calibrated network as a file that other programs run."""
     if output.suffix not in {".onnx", ".pt2", ".csv", ".json"}:
         raise ArgumentError(f"output: given {str(output)!r}; allowed: a name ending in .onnx, .pt2, .csv or .json")
+    check_form(form)
     network, recipe = load_calibrated(calibrated, recipe=_recipe(model, weights))
     if output.suffix == ".pt2":
         size = export_program(network, output)
@@ -54,7 +59,9 @@ def export_command(
     if output.suffix != ".onnx":
         write_bits(network.policy, output)
         return
-    written = export_onnx(network, output, packed=packed, opset=opset, provenance={"recipe": recipe.to_json()})
+    written = export_onnx(
+        network, output, form=form, packed=packed, opset=opset, provenance={"recipe": recipe.to_json()}
+    )
     Console().print(str(written), highlight=False, soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """Shipping a chosen network: ONNX files and what checks them."""
 
 from evoq_moo.export._bits import read_bits, write_bits
+from evoq_moo.export._exact import exact_network
 from evoq_moo.export._levels import Disagreement, LevelReport
 from evoq_moo.export._load import load_calibrated
 from evoq_moo.export._onnx import ExportedFile, export_onnx
@@ -23,6 +24,7 @@ __all__ = [
     "SumCheck",
     "Template",
     "Verification",
+    "exact_network",
     "export_onnx",
     "export_program",
     "export_qonnx",

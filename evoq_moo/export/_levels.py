@@ -106,12 +106,13 @@ def compare_levels(
     values = same = largest = 0
     first: str | None = None
     session, names = _session_of_inputs(found, layers)
+    exact = {layer.name for layer in found.layers if layer.exact}
     for batch in torch.split(images, BATCH):
         there, here = _inputs_of_file(session, names, batch), _inputs_of_network(against, layers, batch)
         for p in layers:
             if p.name not in names:
                 continue
-            distance = np.abs(_levels_of_values(there[p.name], p) - _levels(here[p.name], p))
+            distance = np.abs(_levels_of_values(there[p.name], p, p.name in exact) - _levels(here[p.name], p))
             values += distance.size
             same += int((distance == 0).sum())
             if distance.size and int(distance.max()) > 0:
@@ -137,6 +138,7 @@ def explain(
     if not parted:
         return ()
     session, names = _session_of_inputs(found, layers)
+    exact = {layer.name for layer in found.layers if layer.exact}
     results = []
     for one in parted:
         there, here = _inputs_of_file(session, names, one.batch), _inputs_of_network(against, layers, one.batch)
@@ -145,7 +147,7 @@ def explain(
             if p.name not in names:
                 continue
             x = here[p.name][one.row]
-            unequal = _levels_of_values(there[p.name][one.row], p) != _levels(x, p)
+            unequal = _levels_of_values(there[p.name][one.row], p, p.name in exact) != _levels(x, p)
             if unequal.any():
                 scaled = x[unequal].astype(np.float64) / np.float32(p.activation_scale)
                 first, different = p.name, int(unequal.sum())
@@ -208,7 +210,8 @@ def _levels(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.in
     return np.asarray(np.clip(levels, lowest, highest))
 
 
-def _levels_of_values(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.int64]:
-    """Return the levels of values that were quantized and dequantized."""
-    levels = np.rint(x / np.float32(p.activation_scale)).astype(np.int64)
+def _levels_of_values(x: npt.NDArray[np.float32], p: LayerParameters, exact: bool) -> npt.NDArray[np.int64]:
+    """Return the levels of values that were quantized and dequantized, to integers in the exact form."""
+    step = np.float32(1) if exact or p.activation_scale is None else np.float32(p.activation_scale)
+    levels = np.rint(x / step).astype(np.int64)
     return np.asarray(levels + int(p.activation_zero_point or 0))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError
+from evoq_moo.export._exact import EXACT, check_form
 from evoq_moo.export._lower import TWO_BIT_OPSET, containers_of, lower, sizes_of
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._template import OPSET, Template, make_template, require_onnx
@@ -50,6 +51,7 @@ def export_onnx(
     path: str | Path,
     *,
     sample: Tensor | Sequence[int] | None = None,
+    form: str = EXACT,
     packed: bool = True,
     opset: int | None = None,
     template: Template | None = None,
@@ -58,14 +60,21 @@ def export_onnx(
     """Write a network under its policy as ONNX, for any number of samples at once.
 
     Each layer's weights are integers at the layer's own bits behind a DequantizeLinear, its input passes a
-    QuantizeLinear and a DequantizeLinear, and everything between layers is float32, as in our arithmetic. Two things
-    differ: ONNX divides by the scale where we multiply by its float32 reciprocal, and every runtime sums in its own
-    order. Either can move a value across the border between two levels, seldom and by one level.
+    QuantizeLinear and a DequantizeLinear, and everything between layers is float32, as in our arithmetic.
+
+    In the exact form the two give integers, the product of integers comes next and then the scales: float32 adds
+    such integers without rounding, so every runtime gets the same bits, those of :func:`exact_network`. In the form
+    ``"qdq"``, which tools that look for the usual pattern know, scales come before the product. Two things differ
+    there from torch: ONNX divides by the scale where we multiply by its float32 reciprocal, and every runtime sums in
+    its own order. Either moves a value across the border between two levels now and then, by one level, and that grows
+    on the way to the outputs.
 
     Args:
         network: A `CalibratedNetwork`, or what `QuantizedNetwork.apply` gives.
         path: The file.
         sample: Samples `(n, ...)` or the shape of one; None for what the network's preprocessing says.
+        form: ``"exact"`` or ``"qdq"``. A layer with a float side, or that changes its weights before it multiplies, is
+            written as in ``"qdq"`` in either.
         packed: Store weights of 3, 5, 6 and 7 bits as bit planes that a few nodes put together when the file is loaded
             (onnxruntime: once), so that the file has the size the search counted. False stores them in the next wider
             type, which every reader of QuantizeLinear models knows: int4 for 3 bits, int8 for 5 to 7.
@@ -83,6 +92,7 @@ def export_onnx(
         NetworkError: The network can't be exported.
     """
     require_onnx()
+    check_form(form)
     if not isinstance(packed, bool):
         raise ArgumentError(f"packed: given {packed!r}; allowed: True or False")
     shipment = shipment_of(network, provenance=provenance)
@@ -91,7 +101,7 @@ def export_onnx(
     if opset is None:
         two = any(2 in pair for pair in shipment.policy.to_array().tolist())
         opset = TWO_BIT_OPSET if two and runs_two_bit_types() else OPSET
-    content = lower(shipment, template, packed=packed, opset=opset).SerializeToString()
+    content = lower(shipment, template, form=form, packed=packed, opset=opset).SerializeToString()
     write_atomically(path, content)
     containers = containers_of(shipment, packed=packed, opset=opset)
     sizes = sizes_of(shipment, containers)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from rich.table import Table
 
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.export._lower import LAYER_MARK, TWO_BIT_OPSET, lower
+from evoq_moo.export._build import LAYER_MARK
+from evoq_moo.export._lower import TWO_BIT_OPSET, lower
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._session import open_session
 from evoq_moo.export._shipment import shipment_of

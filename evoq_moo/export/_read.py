@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.errors import FormatError, MissingFileError
-from evoq_moo.export._lower import FORMAT_VERSION, PREFIX
+from evoq_moo.export._exact import check_form
+from evoq_moo.export._lower import FORMAT_VERSION, PREFIX, SIZES
 from evoq_moo.export._packing import FLOAT, bits_of, from_planes
 from evoq_moo.export._template import OPSET, require_onnx
 from evoq_moo.space import Policy
@@ -33,6 +34,7 @@ class OnnxLayer:
         bias: Float32 `(out,)` or None.
         input_scale: Step of its input; None where the file does not quantize it, or shares another layer's.
         input_zero_point: Level of zero, likewise.
+        exact: Whether its product is of integers.
     """
 
     name: str
@@ -43,6 +45,7 @@ class OnnxLayer:
     bias: npt.NDArray[np.float32] | None
     input_scale: float | None
     input_zero_point: int | None
+    exact: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +56,7 @@ class OnnxFile:
         path: Where it was read.
         content: Its bytes.
         model: The model.
+        form: ``"exact"`` or ``"qdq"``.
         policy: Its bit-widths.
         layers: Its layers, in policy order.
         sizes: What it should take (bytes), as `evoq_moo.export` noted it.
@@ -63,6 +67,7 @@ class OnnxFile:
     path: Path
     content: bytes
     model: Any
+    form: str
     policy: Policy
     layers: tuple[OnnxLayer, ...]
     sizes: dict[str, int]
@@ -167,24 +172,33 @@ def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
     def array(name: str) -> npt.NDArray[Any] | None:
         return onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
 
+    exact = note("exact", list)
+    form = check_form(str(notes[f"{PREFIX}form"]))
     layers = tuple(
-        _layer(str(name), str(container), bits, array)
-        for name, container, bits in zip(policy.layers, containers, policy.to_array().tolist(), strict=True)
+        _layer(str(name), str(container), bits, array, exact=bool(one))
+        for name, container, bits, one in zip(policy.layers, containers, policy.to_array().tolist(), exact, strict=True)
     )
     _check_scales(onnx, model, tensors)
     return OnnxFile(
         path=path,
         content=content,
+        form=form,
         model=model,
         policy=policy,
         layers=layers,
-        sizes={str(key): int(value) for key, value in note("sizes", dict).items()},
+        sizes=_sizes(note("sizes", dict)),
         fingerprints={str(key): str(value) for key, value in note("fingerprints", dict).items()},
         provenance=note("provenance", dict),
     )
 
 
-def _layer(name: str, container: str, bits: list[int], array: Any) -> OnnxLayer:
+def _sizes(given: dict[str, Any]) -> dict[str, int]:
+    if set(given) != set(SIZES) or not all(type(value) is int and value >= 0 for value in given.values()):
+        raise FormatError(f"metadata 'sizes' holds {given}; allowed: numbers of bytes under {list(SIZES)}")
+    return given
+
+
+def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: bool) -> OnnxLayer:
     weight_bits, activation_bits = bits
     width = bits_of(container)
     levels = weight = scales = None
@@ -201,6 +215,7 @@ def _layer(name: str, container: str, bits: list[int], array: Any) -> OnnxLayer:
                 f"layer {name!r}: weight levels {levels.min()}..{levels.max()}; allowed with {weight_bits} bits: "
                 f"{lowest}..{highest}"
             )
+        _check_positive(f"layer {name!r}: weight scales", scales)
     bias = array(f"{name}.bias")
     scale, zero = array(f"{name}.input_scale"), array(f"{name}.input_zero_point")
     if (scale is None) != (zero is None):
@@ -209,6 +224,7 @@ def _layer(name: str, container: str, bits: list[int], array: Any) -> OnnxLayer:
         lowest, highest = activation_range(activation_bits)
         if zero.size != 1 or scale.size != 1 or not lowest <= int(zero.astype(np.int64).reshape(())) <= highest:
             raise FormatError(f"layer {name!r}: input zero point {zero}; allowed: {lowest}..{highest}")
+        _check_positive(f"layer {name!r}: input scale", scale)
     return OnnxLayer(
         name=name,
         container=container,
@@ -218,6 +234,7 @@ def _layer(name: str, container: str, bits: list[int], array: Any) -> OnnxLayer:
         bias=None if bias is None else _float32(bias, f"layer {name!r}: bias").reshape(-1),
         input_scale=None if scale is None else float(scale.reshape(())),
         input_zero_point=None if zero is None else int(zero.astype(np.int64).reshape(())),
+        exact=exact,
     )
 
 
@@ -249,5 +266,9 @@ def _check_scales(onnx: Any, model: Any, tensors: dict[str, Any]) -> None:
         if len(node.input) < 2 or node.input[1] not in tensors:
             raise FormatError(f"a {node.op_type} computes its scale; allowed: scales in the file")
         scale = onnx.numpy_helper.to_array(tensors[node.input[1]])
-        if scale.dtype != np.float32 or not (np.isfinite(scale) & (scale > 0)).all():
-            raise FormatError(f"scale {node.input[1]!r} holds what is not a positive number")
+        _check_positive(f"scale {node.input[1]!r}", scale)
+
+
+def _check_positive(what: str, scales: npt.NDArray[Any]) -> None:
+    if scales.dtype != np.float32 or not (np.isfinite(scales) & (scales > 0)).all():
+        raise FormatError(f"{what} holds what is not a positive number")

@@ -5,11 +5,10 @@ mark is a node of our own domain, which :mod:`evoq_moo.export._lower` replaces b
 serves every policy of a network.
 """
 
-import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evoq_moo.calibration._network import map_heads
-from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.engines.reference import WrappedLayer, replace_modules
+from evoq_moo.engines.reference import WrappedLayer
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
+from evoq_moo.export._whole import replaced
 
 DOMAIN = "evoq_moo"
 INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
@@ -79,65 +77,6 @@ class _MarkedLayer(WrappedLayer):
             f"{DOMAIN}::{kind}", (x,), {"layer": self.index}, dtype=x.dtype, shape=x.shape, version=1
         )
         return marked
-
-
-class AffineMap(nn.Module):
-    """An output map that torch.export can follow."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, found: OutputMap) -> None:
-        super().__init__()
-        self.axis = found.axis
-        self.register_buffer("scale", found.scale)
-        self.register_buffer("shift", found.shift)
-
-    def forward(self, head: Tensor) -> Tensor:
-        """Return a head, mapped."""
-        shape = [1] * head.dim()
-        if head.dim() > 1:
-            shape[self.axis] = -1
-        return head * self.scale.reshape(shape) + self.shift.reshape(shape)
-
-
-class Whole(nn.Module):
-    """A network and the maps behind it.
-
-    Args:
-        network: The network.
-        maps: One for each head, or none.
-    """
-
-    def __init__(self, network: nn.Module, maps: Sequence[OutputMap]) -> None:
-        super().__init__()
-        self.network = network
-        self.maps = nn.ModuleList(nn.Identity() if m.is_identity else AffineMap(m) for m in maps)
-
-    def forward(self, x: Tensor) -> Any:
-        """Run the network and map its heads."""
-        result = self.network(x)
-        return map_heads(result, iter(self.maps)) if len(self.maps) else result
-
-
-def replaced(shipment: Shipment, replacement: Callable[[nn.Module, int], nn.Module]) -> Whole:
-    """Return a copy of a network with its layers replaced, and its maps, ready for torch.export.
-
-    Args:
-        shipment: The network.
-        replacement: Makes what takes the place of a layer, from the layer and its index.
-    """
-    network = copy.deepcopy(shipment.network).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # type: ignore[assignment]  # the same values; a third of the time to export
-    modules = dict(network.named_modules())
-    for p in shipment.layers:
-        layer = modules[p.name]
-        if p.bias is not None and layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros_like(p.bias), requires_grad=False)
-    replace_modules(network, {modules[p.name]: replacement(modules[p.name], i) for i, p in enumerate(shipment.layers)})
-    return Whole(network, shipment.maps).eval()
 
 
 def make_template(network: nn.Module | Shipment, sample: Tensor | Sequence[int] | None = None) -> Template:

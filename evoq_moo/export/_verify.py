@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.export._exact import EXACT, exact_network
 from evoq_moo.export._levels import BATCH, Disagreement, LevelReport, Parted, compare_levels, explain
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session
@@ -131,7 +132,8 @@ def verify_onnx(
     """Compare an ONNX file with the network it was made from.
 
     The file is computed by onnxruntime on the CPU as it stands (no fusion into integer kernels), except for its
-    latency, which is that of onnxruntime's defaults.
+    latency, which is that of onnxruntime's defaults. torch computes the network in the file's own form: where that is
+    the exact one, by :func:`exact_network`.
 
     Args:
         path: The file.
@@ -156,6 +158,7 @@ def verify_onnx(
     shipment = shipment_of(against)
     found = read_onnx(path)
     problems = _parameter_problems(found, shipment)
+    computed: Any = exact_network(shipment) if found.form == EXACT else against
     batches: Iterable[Tensor] = torch.split(images, BATCH) if isinstance(images, Tensor) else images
     session = open_session(found.content)
     heads = _Heads()
@@ -163,15 +166,15 @@ def verify_onnx(
     with track(len(images) if isinstance(images, Tensor) else count, "verifying", enabled=progress) as bar:
         for batch in batches:
             with torch.no_grad():
-                expected = [head.numpy() for head in heads_of(against(batch))]
+                expected = [head.numpy() for head in heads_of(computed(batch))]
             heads.add(expected, _run(session, batch), batch)
             if sum(map(len, kept)) < level_images:
                 kept.append(batch[: level_images - sum(map(len, kept))])
             bar.advance(len(batch))
     if not kept:
         raise ArgumentError("images: given none; allowed: at least one")
-    levels = compare_levels(found, against, shipment.layers, torch.cat(kept))
-    disagreements = explain(found, against, shipment.layers, heads.parted[:_EXPLAINED])
+    levels = compare_levels(found, computed, shipment.layers, torch.cat(kept))
+    disagreements = explain(found, computed, shipment.layers, heads.parted[:_EXPLAINED])
     distance, in_levels = heads.distances()
     size, stored = len(found.content), _stored(found)
     problems += _problems(in_levels, heads.agreement(), levels, size, stored)

@@ -122,6 +122,12 @@ def external(model, location):
     entry.key, entry.value = "location", location
 
 
+def sizes(model, **changes):
+    note = next(e for e in model.metadata_props if e.key == "evoq_moo.sizes")
+    data = {**json.loads(note.value), **changes}
+    note.value = json.dumps({key: value for key, value in data.items() if value is not None})
+
+
 def own_operator(model):
     model.graph.node[0].domain = "evil"
 
@@ -143,6 +149,10 @@ def bits_beyond_the_level(model):
         (lambda m: external(m, "../../etc/passwd"), "kept in another file"),
         (lambda m: external(m, "/etc/passwd"), "kept in another file"),
         (own_operator, "uses operators of"),
+        # Bugs the fuzzer found: a KeyError when such a file was verified.
+        (lambda m: sizes(m, weights=None), "metadata 'sizes' holds"),
+        (lambda m: sizes(m, overhead="many"), "metadata 'sizes' holds"),
+        (lambda m: sizes(m, more=1), "metadata 'sizes' holds"),
         (bits_beyond_the_level, "weight levels"),
         (lambda m: setattr(m.opset_import[0], "version", 99), "operator sets"),
         (lambda m: setattr(m.opset_import[0], "version", 7), "operator sets"),

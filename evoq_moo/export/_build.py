@@ -1,0 +1,70 @@
+"""The parts of an ONNX model that is being made: nodes, constants, names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LAYER_MARK = "#"
+"""Between a layer's name and a number, in the names of its nodes."""
+
+
+@dataclass
+class Build:
+    """The parts of the model that is made.
+
+    Attributes:
+        two_bit_types: Whether the model may use ONNX's 2-bit types.
+        nodes: In the order they run.
+        values: Constants by name.
+        names: For each mark's result, the name of what took its place.
+        inputs: For each value and quantization, the names of the quantized value and of its scale.
+        layer: The layer whose nodes are being added; empty for none, or where names are not asked for.
+        called: Layers whose inputs have been quantized, once for each call.
+        count: Of names made up so far.
+    """
+
+    two_bit_types: bool
+    nodes: list[Any] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    inputs: dict[tuple[str, float, int, int, bool], tuple[str, str]] = field(default_factory=dict)
+    layer: str = ""
+    called: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def value(self, name: str, array: npt.NDArray[Any], dtype: int | None = None) -> str:
+        """Keep a constant under a name; `dtype` is an ONNX type narrower than a byte."""
+        from onnx import helper, numpy_helper
+
+        if name not in self.values:
+            if dtype is None:
+                self.values[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            else:
+                narrow = array.astype(helper.tensor_dtype_to_np_dtype(dtype))
+                self.values[name] = numpy_helper.from_array(narrow, name)
+        return name
+
+    def node(self, operator: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """Add a node and return the name of its result."""
+        from onnx import helper
+
+        output = self.result() if output is None else output
+        self.add(helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+    def add(self, node: Any) -> None:
+        """Add a node; its name tells which layer it is of."""
+        node.name = f"{self.layer}{LAYER_MARK}{len(self.nodes)}" if self.layer else ""
+        self.nodes.append(node)
+
+    def result(self) -> str:
+        """Return a name that nothing has yet."""
+        self.count += 1
+        return f"q{self.count}"
+
+    def unit(self) -> str:
+        """Return the name of the scale 1."""
+        return self.value("evoq.unit", np.array(1, dtype=np.float32))

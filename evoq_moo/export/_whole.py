@@ -1,0 +1,72 @@
+"""A copy of a network with its layers replaced, and the maps of its heads behind it: what every exporter traces."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoq_moo.calibration._network import map_heads
+from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.engines.reference import replace_modules
+from evoq_moo.export._shipment import Shipment
+
+
+class AffineMap(nn.Module):
+    """An output map that torch.export can follow."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, found: OutputMap) -> None:
+        super().__init__()
+        self.axis = found.axis
+        self.register_buffer("scale", found.scale)
+        self.register_buffer("shift", found.shift)
+
+    def forward(self, head: Tensor) -> Tensor:
+        """Return a head, mapped."""
+        shape = [1] * head.dim()
+        if head.dim() > 1:
+            shape[self.axis] = -1
+        return head * self.scale.reshape(shape) + self.shift.reshape(shape)
+
+
+class Whole(nn.Module):
+    """A network and the maps behind it.
+
+    Args:
+        network: The network.
+        maps: One for each head, or none.
+    """
+
+    def __init__(self, network: nn.Module, maps: Sequence[OutputMap]) -> None:
+        super().__init__()
+        self.network = network
+        self.maps = nn.ModuleList(nn.Identity() if m.is_identity else AffineMap(m) for m in maps)
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the network and map its heads."""
+        result = self.network(x)
+        return map_heads(result, iter(self.maps)) if len(self.maps) else result
+
+
+def replaced(shipment: Shipment, replacement: Callable[[nn.Module, int], nn.Module]) -> Whole:
+    """Return a copy of a network with its layers replaced, and its maps, ready for torch.export.
+
+    Args:
+        shipment: The network.
+        replacement: Makes what takes the place of a layer, from the layer and its index.
+    """
+    network = copy.deepcopy(shipment.network).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False  # type: ignore[assignment]  # the same values; a third of the time to export
+    modules = dict(network.named_modules())
+    for p in shipment.layers:
+        layer = modules[p.name]
+        if p.bias is not None and layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros_like(p.bias), requires_grad=False)
+    replace_modules(network, {modules[p.name]: replacement(modules[p.name], i) for i, p in enumerate(shipment.layers)})
+    return Whole(network, shipment.maps).eval()
