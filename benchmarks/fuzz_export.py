@@ -209,7 +209,10 @@ def work(folder: Path, pipe: Connection) -> None:
     targets = Targets(folder / "good")
     pipe.send("ready")
     while True:
-        case = pipe.recv()
+        try:
+            case = pipe.recv()
+        except EOFError:  # the parent is done
+            return
         try:
             name, content = _case(targets, case)
         except Exception as error:  # ours, not the product's

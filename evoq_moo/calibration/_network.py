@@ -21,7 +21,7 @@ from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._report import CalibrationReport
 from evoq_moo.engines.reference import WrappedLayer, replace_modules
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
-from evoq_moo.layers import weight_of
+from evoq_moo.layers import channel_dim, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import Policy
 
@@ -168,7 +168,8 @@ class CalibratedNetwork(nn.Module):
                 for i, axis in enumerate(text["output_axes"])
             ]
             report = CalibrationReport.from_json(text["report"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            _check_fit(layers, reference)
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"{folder}: damaged: {type(error).__name__}: {error}") from error
         return cls(reference=reference, layers=layers, outputs=outputs, report=report)
 
@@ -180,12 +181,36 @@ def _layer(i: int, row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lay
     return p
 
 
+def _check_fit(layers: Sequence[LayerParameters], network: nn.Module) -> None:
+    """Raise ValueError unless parameters are of different layers of a network, in the shapes that those have."""
+    modules = dict(network.named_modules())
+    if len({p.name for p in layers}) != len(layers):
+        raise ValueError("names a layer twice")
+    for p in layers:
+        layer = modules.get(p.name)
+        if layer is None or p.kind != type(layer).__name__ or p.channel_dim != channel_dim(layer):
+            raise ValueError(f"layer {p.name!r}, a {p.kind} of channels {p.channel_dim}, is none of the network's")
+        weight, bias = weight_of(layer), p.bias
+        channels = weight.shape[p.channel_dim]
+        outputs = channels * (int(getattr(layer, "groups", 1)) if p.channel_dim == 1 else 1)
+        for what, found, shape in (
+            ("weights", p.weight, weight.shape),
+            ("weight levels", p.weight_levels, weight.shape),
+            ("weight scales", p.weight_scales, (channels,)),
+            ("bias", bias, (outputs,)),
+        ):
+            if found is not None and found.shape != shape:
+                raise ValueError(f"layer {p.name!r} has {what} {tuple(found.shape)}; the network's: {tuple(shape)}")
+
+
 def check_parameters(p: LayerParameters) -> None:
     """Raise unless a layer's levels and scales are within what its bit-widths allow.
 
     Raises:
         ValueError: Names the layer.
     """
+    if any(type(b) is not int for b in (p.weight_bits, p.activation_bits)):
+        raise ValueError(f"layer {p.name!r} has bits {p.weight_bits!r} and {p.activation_bits!r}, not whole numbers")
     if (p.weight is None) == (p.weight_levels is None) or (p.weight_levels is None) != (p.weight_scales is None):
         raise ValueError(f"layer {p.name!r} must hold either float weights, or levels and scales")
     if p.weight_levels is not None and p.weight_scales is not None:

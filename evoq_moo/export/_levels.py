@@ -13,7 +13,7 @@ from evoq_moo._setup import observed
 from evoq_moo.arithmetic import activation_range
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.export._read import OnnxFile
-from evoq_moo.export._session import open_session
+from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._template import require_onnx
 
 BATCH = 5
@@ -185,7 +185,7 @@ def _session_of_inputs(found: OnnxFile, layers: Sequence[LayerParameters]) -> tu
 
 def _inputs_of_file(session: Any, names: set[str], batch: Tensor) -> _Values:
     wanted = [f"{name}.input" for name in names]
-    found = session.run(wanted, {session.get_inputs()[0].name: batch.numpy()}) if wanted else []
+    found = run_session(session, batch, wanted) if wanted else []
     return dict(zip(names, found, strict=True))
 
 

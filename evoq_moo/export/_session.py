@@ -1,7 +1,11 @@
 """Running ONNX files by onnxruntime on the CPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
+from torch import Tensor
 
 from evoq_moo.errors import FormatError, MissingPackageError
 
@@ -27,7 +31,7 @@ def open_session(
     except ImportError as error:
         raise MissingPackageError("running ONNX needs onnxruntime: pip install 'evoq-moo[export]'") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors come as exceptions
     if threads is not None:
         options.intra_op_num_threads = threads
     if profile is not None:
@@ -40,3 +44,17 @@ def open_session(
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base of their own
         raise FormatError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
+
+
+def run_session(session: Any, batch: Tensor, outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+    """Return outputs of a session on a batch, all of them or those named.
+
+    Raises:
+        FormatError: onnxruntime can't run the file on it.
+    """
+    try:
+        found: list[npt.NDArray[Any]] = session.run(outputs, {session.get_inputs()[0].name: batch.numpy()})
+    except Exception as error:  # its exceptions share no base of their own
+        reason = " ".join(str(error).split())
+        raise FormatError(f"onnxruntime can't run the model on images of {tuple(batch.shape)}: {reason}") from error
+    return found

@@ -19,7 +19,7 @@ from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._exact import EXACT, exact_network
 from evoq_moo.export._levels import BATCH, Disagreement, LevelReport, Parted, compare_levels, explain
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
-from evoq_moo.export._session import open_session
+from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import Shipment, shipment_of
 from evoq_moo.progress import track
 
@@ -243,7 +243,7 @@ class _Heads:
 
 
 def _run(session: Any, batch: Tensor) -> list[npt.NDArray[Any]]:
-    return [h for h in session.run(None, {session.get_inputs()[0].name: batch.numpy()}) if h.dtype == np.float32]
+    return [h for h in run_session(session, batch) if h.dtype == np.float32]
 
 
 def _stored(found: OnnxFile) -> int:

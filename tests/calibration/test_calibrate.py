@@ -162,6 +162,38 @@ def test_damaged_files_are_errors(tmp_path, tiny_network, tiny_samples, result):
         CalibratedNetwork.load(folder, tiny_network)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", "nowhere", "is none of the network's"),
+        ("name", -1, "is none of the network's"),
+        ("kind", "Linear", "is none of the network's"),
+        ("channel_dim", 1, "is none of the network's"),
+        ("channel_dim", None, "is none of the network's"),
+        ("weight_bits", 8.0, "not whole numbers"),
+        ("activation_scale", "x", "damaged"),
+    ],
+)
+def test_layers_that_do_not_fit_the_network_are_errors(tmp_path, tiny_network, result, key, value, message):
+    """Bug the fuzzer found: a KeyError, TypeError or RuntimeError, some of them only when the network ran."""
+    result.save(tmp_path)
+    text = json.loads((tmp_path / "calibrated.json").read_text())
+    text["layers"][0][key] = value
+    (tmp_path / "calibrated.json").write_text(json.dumps(text))
+    with pytest.raises(FormatError, match=message):
+        CalibratedNetwork.load(tmp_path, tiny_network)
+
+
+def test_an_output_axis_that_is_no_axis_is_an_error(tmp_path, tiny_network, result):
+    """Bug the fuzzer found: an OverflowError."""
+    result.save(tmp_path)
+    text = json.loads((tmp_path / "calibrated.json").read_text())
+    text["output_axes"] = [float("inf")]
+    (tmp_path / "calibrated.json").write_text(json.dumps(text))
+    with pytest.raises(FormatError, match="damaged"):
+        CalibratedNetwork.load(tmp_path, tiny_network)
+
+
 def test_pickles(tiny_network, result):
     back = pickle.loads(pickle.dumps(result))
     assert torch.equal(back(tiny_network.samples), result(tiny_network.samples))

@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -169,6 +170,14 @@ def test_hostile_files_are_refused(exported, tmp_path, change, message):
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(FormatError, match=message):
         read_onnx(tmp_path / "bad.onnx")
+
+
+def test_a_file_that_does_not_run_is_refused(exported):
+    """Bug the fuzzer found: onnxruntime's own exception, also of files that onnx.checker lets pass."""
+    network, path = exported
+
+    with pytest.raises(FormatError, match=r"onnxruntime can't run the model on images of \(5, 3, 9, 9\)"):
+        verify_onnx(path, network, torch.rand(5, 3, 9, 9), repeats=0)
 
 
 def test_other_files_are_refused(tmp_path):
