@@ -158,7 +158,9 @@ def _input(build: Build, plan: LayerPlan, source: str) -> str:
     """Add the quantization of a layer's input.
 
     Levels of fewer bits than their type are bounded by a Clip of the float value, to the lowest and highest level's
-    value. That is exact: such a bound divided by the scale is its level but for 2^-23 of it, and rounds to it.
+    value. That is exact: such a bound divided by the scale is its level but for 2^-23 of it, and rounds to it. It
+    stands in front of every type narrower than a byte: onnxruntime would move such a quantization before a MaxPool,
+    which takes none of those types.
 
     In the exact form, as in our arithmetic, the value is multiplied by the scale's reciprocal and rounded to an
     integer; what comes out is the level without its zero point.
@@ -178,7 +180,7 @@ def _input(build: Build, plan: LayerPlan, source: str) -> str:
     if plan.exact:
         x = build.node("Mul", [x, build.node("Reciprocal", [plan.input_scale])])
         step, size = build.unit(), np.float32(1)
-    if bits < width:
+    if bits < width or (width < 8 and not plan.exact):
         bounds = [
             build.value(f"{p.name}.input_{side}", np.array(np.float32(level - zero) * size, dtype=np.float32))
             for side, level in zip(("lowest", "highest"), activation_range(bits), strict=True)
