@@ -23,7 +23,7 @@ from evoq_moo.engines.reference import WrappedLayer, replace_modules
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
 from evoq_moo.layers import channel_dim, weight_of
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.space import Policy
+from evoq_moo.space import ALLOWED_BITS, Policy
 
 FORMAT = "evoq-moo/calibrated"
 VERSION = 1
@@ -209,8 +209,9 @@ def check_parameters(p: LayerParameters) -> None:
     Raises:
         ValueError: Names the layer.
     """
-    if any(type(b) is not int for b in (p.weight_bits, p.activation_bits)):
-        raise ValueError(f"layer {p.name!r} has bits {p.weight_bits!r} and {p.activation_bits!r}, not whole numbers")
+    if not all(type(b) is int and b in ALLOWED_BITS for b in (p.weight_bits, p.activation_bits)):
+        bits = f"{p.weight_bits!r} and {p.activation_bits!r}"
+        raise ValueError(f"layer {p.name!r} has bits {bits}; allowed: {list(ALLOWED_BITS)}")
     if (p.weight is None) == (p.weight_levels is None) or (p.weight_levels is None) != (p.weight_scales is None):
         raise ValueError(f"layer {p.name!r} must hold either float weights, or levels and scales")
     if p.weight_levels is not None and p.weight_scales is not None:
