@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from accuracy import recipe_for
+from accuracy import DATA, recipe_for
 from rich.console import Console
 
 import evoq_moo as evoq
@@ -38,7 +38,7 @@ KINDS = ("levels", "uniform", "front", "near")
 SHARES = (0.3, 0.1, 0.2, 0.4)
 FRONT_POINTS = 2000
 SEED = 0
-SAMPLES = {"squeezenet1_1": 16, "mobilenet_v2": 8, "efficientnet_lite0": 8}
+SAMPLES = {"squeezenet1_1": 16, "mobilenet_v2": 8, "efficientnet_lite0": 8, "ssd_mobilenet_v1_075_coco": 8}
 """Fewer samples where an evaluation is dear: the problem made of them says so."""
 TURNS = 100
 Vectors = np.ndarray[Any, np.dtype[np.int64]]
@@ -48,7 +48,8 @@ def recipe_of(name: str) -> evoq.Recipe:
     """Return the recipe of a network of the suite."""
     if name == "digits":
         return evoq.Recipe(model=name)
-    return dataclasses.replace(recipe_for(name), count=SAMPLES.get(name, 50))
+    images = {"samples": str(DATA / "coco_val_64")} if name.endswith("_coco") else {}
+    return dataclasses.replace(recipe_for(name), count=SAMPLES.get(name, 50), **images)
 
 
 def front_of(table: SensitivityTable, cost: str) -> AdditiveFront:
