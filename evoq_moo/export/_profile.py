@@ -19,7 +19,7 @@ from evoq_moo.export._lower import TWO_BIT_OPSET, lower
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._session import open_session
 from evoq_moo.export._shipment import shipment_of
-from evoq_moo.export._template import OPSET, make_template
+from evoq_moo.export._template import OPSET, make_template, require_onnx
 from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
@@ -27,6 +27,9 @@ from evoq_moo.space import ALLOWED_BITS, Policy
 
 PAIRS = ((8, 8), (8, 4), (4, 8), (4, 4), (2, 2), (32, 32))
 """Weight and activation bits of the types that ONNX has: other pairs run as the next wider of them."""
+ROUNDS = 3
+_FUSED = {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"}
+"""Activation functions that onnxruntime fuses into a product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +86,13 @@ def profile_latency(
 
     The whole network is exported with one pair everywhere and run with onnxruntime's profiler; the medians of all nodes
     of a layer (its quantization and dequantization, its product, its bias) make its time, those of all others the rest.
-    The sums are then compared with runs without the profiler, which has a cost of its own.
+    The sums are then compared with runs without the profiler, which has a cost of its own. All of it is done in three
+    rounds, and medians are taken over them, so that a machine that slows down does so for all.
 
     Args:
         network: The network; one of its samples is the input.
         pairs: (weight bits, activation bits) to measure.
-        repeats: Passes for each pair.
+        repeats: Passes for each pair, rounded up to whole rounds.
         threads: Threads of onnxruntime.
         mixed: How many random policies of the measured pairs to check the sum on.
         progress: Show progress on a terminal.
@@ -105,30 +109,39 @@ def profile_latency(
         raise ArgumentError(f"pairs: given {pairs!r}; allowed: pairs of {list(ALLOWED_BITS)}")
     given = list(dict.fromkeys((int(w), int(a)) for w, a in pairs))
     names = network.space.layer_names
-    run = _Runner(network, repeats=repeats, threads=threads)
-    times: dict[str, dict[tuple[int, int], float]] = {name: {} for name in names}
-    rests, wholes = [], []
-    with track(len(given) + mixed, "profiling", enabled=progress) as bar:
-        for pair in given:
-            policy = Policy.from_array(names, np.tile(pair, (len(names), 1)))
-            model = run.model(policy)
-            by_layer = run.profiled(model)
-            rests.append(by_layer.pop("", 0.0))
-            for name in names:
-                times[name][pair] = by_layer.get(name, 0.0)
-            wholes.append((f"W{pair[0]} A{pair[1]}", policy, run.whole(model)))
+    uniform = [Policy.from_array(names, np.tile(pair, (len(names), 1))) for pair in given]
+    rng = np.random.default_rng(0)
+    drawn = [Policy.from_array(names, np.array(given)[rng.integers(len(given), size=len(names))]) for _ in range(mixed)]
+    called = [*(f"W{w} A{a}" for w, a in given), *(f"mixed {i}" for i in range(mixed))]
+    run = _Runner(network, repeats=-(-repeats // ROUNDS), threads=threads)
+    layers: list[dict[str, list[float]]] = [defaultdict(list) for _ in given]
+    wholes: list[list[float]] = [[] for _ in called]
+    with track(len(called) * (ROUNDS + 1), "profiling", enabled=progress) as bar:
+        models = []
+        for policy in (*uniform, *drawn):
+            models.append(run.model(policy))
             bar.advance()
-        rng = np.random.default_rng(0)
-        for i in range(mixed):
-            policy = Policy.from_array(names, np.array(given)[rng.integers(len(given), size=len(names))])
-            wholes.append((f"mixed {i}", policy, run.whole(run.model(policy))))
-            bar.advance()
+        for _ in range(ROUNDS):
+            for i, model in enumerate(models):
+                if i < len(given):
+                    for name, spent in run.profiled(model).items():
+                        layers[i][name].append(spent)
+                wholes[i].append(run.whole(model))
+                bar.advance()
+    times = {
+        name: {pair: median(found[name] or [0.0]) for pair, found in zip(given, layers, strict=True)} for name in names
+    }
+    rest = median([median(found[""] or [0.0]) for found in layers])
     table = LatencyTable(
-        milliseconds=times, rest=median(rests), source=f"onnxruntime, {threads} thread(s), one sample, this machine"
+        milliseconds=times, rest=rest, source=f"onnxruntime, {threads} thread(s), one sample, this machine"
     )
     checks = [
-        SumCheck(policy=what, summed=float(table.of(network.space.layers, policy.to_array())), measured=whole)
-        for what, policy, whole in wholes
+        SumCheck(
+            policy=what,
+            summed=float(table.of(network.space.layers, policy.to_array())),
+            measured=median(spent),
+        )
+        for what, policy, spent in zip(called, (*uniform, *drawn), wholes, strict=True)
     ]
     return Profile(latency=table, checks=tuple(checks))
 
@@ -168,6 +181,7 @@ class _Runner:
             for _ in range(self.repeats + 2):
                 session.run(None, {"input": self.sample})
             events = json.loads(Path(session.end_profiling()).read_text())
+        owners = _owners(model)
         spent: dict[str, list[float]] = defaultdict(list)
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -175,6 +189,22 @@ class _Runner:
         found: dict[str, float] = defaultdict(float)
         known = set(self.network.space.layer_names)
         for name, durations in spent.items():
-            layer, mark, _ = name.rpartition(LAYER_MARK)
-            found[layer if mark and layer in known else ""] += median(durations[2:] or durations)
+            node = name.removesuffix("_kernel_time").removesuffix("_nchwc")
+            layer = owners.get(node, node.rpartition(LAYER_MARK)[0])
+            found[layer if layer in known else ""] += median(durations[2:] or durations)
         return dict(found)
+
+
+def _owners(model: bytes) -> dict[str, str]:
+    """Return, for names of values, the layer they come from, an activation function between allowed.
+
+    onnxruntime calls a float convolution that it fuses with what follows, or moves to another layout, by its result.
+    """
+    found: dict[str, str] = {}
+    for node in require_onnx().ModelProto.FromString(model).graph.node:
+        layer, mark, _ = node.name.rpartition(LAYER_MARK)
+        if mark:
+            found[node.output[0]] = layer
+        elif node.op_type in _FUSED and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found

@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch import nn
 
 import evoq_moo as evoq
 from evoq_moo.errors import ArgumentError
@@ -20,6 +22,18 @@ def test_every_layer_has_a_time_at_every_pair(branches, tmp_path):
     loaded = evoq.LatencyTable.load(tmp_path / "latency.csv")
     problem = MixedPrecisionProblem(branches, objectives=("difference", "latency"), latency=loaded)
     assert problem.n_obj == 2
+
+
+def test_float_layers_that_are_fused_have_times(with_random_weights):
+    """Bug: onnxruntime calls them by their result, so that their times were lost to the rest."""
+    model = with_random_weights(
+        nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU6(), nn.Flatten()),
+        torch.Generator().manual_seed(0),
+    )
+    network = evoq.QuantizedNetwork(model, torch.rand(2, 3, 40, 40), engine="reference", progress=False)
+    found = profile_latency(network, pairs=[(32, 32), (8, 8)], repeats=3, mixed=0, progress=False)
+    for times in found.latency.milliseconds.values():
+        assert times[32, 32] > found.latency.rest / 2
 
 
 def test_bad_arguments(branches):
