@@ -11,7 +11,15 @@ from torch import nn
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.errors import ArgumentError
-from evoq_moo.export import exact_network, export_onnx, export_program, open_session, read_onnx, verify_onnx
+from evoq_moo.export import (
+    exact_network,
+    export_onnx,
+    export_program,
+    make_template,
+    open_session,
+    read_onnx,
+    verify_onnx,
+)
 from evoq_moo.export._exact import ExactLayer, digit_plan, digits, is_exact
 
 
@@ -141,14 +149,15 @@ def wide():
         parameters(modules[name], bits, 8, extreme=name == "conv", seed=bits, name=name)
         for name, bits in (("conv", 8), ("up", 5), ("tokens", 8), ("plain", 8))
     ]
-    return CalibratedNetwork(reference=model, layers=layers, outputs=(), report=None), x
+    network = CalibratedNetwork(reference=model, layers=layers, outputs=(), report=None)
+    return network, x, make_template(network, x)
 
 
 @pytest.mark.parametrize("integer", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_torch_and_onnxruntime_give_the_same_bits(wide, tmp_path, packed, integer):
-    network, x = wide
-    export_onnx(network, tmp_path / "m.onnx", sample=x, packed=packed)
+    network, x, template = wide
+    export_onnx(network, tmp_path / "m.onnx", template=template, packed=packed)
     assert [layer.exact for layer in read_onnx(tmp_path / "m.onnx").layers] == [True, True, True, False]
     exact = exact_network(network)
     session = open_session(tmp_path / "m.onnx", integer=integer)
@@ -160,7 +169,7 @@ def test_torch_and_onnxruntime_give_the_same_bits(wide, tmp_path, packed, intege
 
 
 def test_it_is_as_near_to_fake_quantization_as_float32_allows(wide):
-    network, x = wide
+    network, x, _ = wide
     for found, expected in zip(exact_network(network)(x), network(x), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
