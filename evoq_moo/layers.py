@@ -41,6 +41,14 @@ def channel_dim(layer: nn.Module) -> int:
     return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
+def channel_repeats(layer: nn.Module) -> int:
+    """Return how often each channel of a layer's weight stands among its output channels.
+
+    More than once in a transposed convolution of several groups only (:func:`weight_rows`).
+    """
+    return layer.groups if isinstance(layer, nn.ConvTranspose2d) else 1
+
+
 def weight_of(layer: nn.Module) -> Tensor:
     """Return the weight of a layer, without gradient."""
     weight: Any = layer.weight

@@ -21,7 +21,7 @@ from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._report import CalibrationReport
 from evoq_moo.engines.reference import WrappedLayer, replace_modules
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
-from evoq_moo.layers import channel_dim, weight_of
+from evoq_moo.layers import channel_dim, channel_repeats, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import ALLOWED_BITS, Policy
 
@@ -192,12 +192,11 @@ def _check_fit(layers: Sequence[LayerParameters], network: nn.Module) -> None:
             raise ValueError(f"layer {p.name!r}, a {p.kind} of channels {p.channel_dim}, is none of the network's")
         weight, bias = weight_of(layer), p.bias
         channels = weight.shape[p.channel_dim]
-        outputs = channels * (int(getattr(layer, "groups", 1)) if p.channel_dim == 1 else 1)
         for what, found, shape in (
             ("weights", p.weight, weight.shape),
             ("weight levels", p.weight_levels, weight.shape),
             ("weight scales", p.weight_scales, (channels,)),
-            ("bias", bias, (outputs,)),
+            ("bias", bias, (channels * channel_repeats(layer),)),
         ):
             if found is not None and found.shape != shape:
                 raise ValueError(f"layer {p.name!r} has {what} {tuple(found.shape)}; the network's: {tuple(shape)}")

@@ -21,7 +21,7 @@ from evoq_moo.engines.reference import WrappedLayer
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._shipment import Shipment, shipment_of
 from evoq_moo.export._whole import Whole, replaced
-from evoq_moo.layers import weight_of
+from evoq_moo.layers import channel_repeats, weight_of
 
 EXACT, QDQ = "exact", "qdq"
 FORMS = (EXACT, QDQ)
@@ -91,8 +91,7 @@ def _step(p: LayerParameters) -> Tensor:
 
 def per_output(p: LayerParameters, layer: Any, values: Tensor) -> Tensor:
     """Return values of weight channels `(channels,)` shaped to broadcast over the layer's output."""
-    groups = int(layer.groups) if p.channel_dim == 1 else 1
-    return as_output(p, values.repeat(groups))
+    return as_output(p, values.repeat(channel_repeats(layer)))
 
 
 def as_output(p: LayerParameters, values: Tensor) -> Tensor:

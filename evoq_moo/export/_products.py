@@ -12,6 +12,7 @@ from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._build import Build
 from evoq_moo.export._exact import EXACT, as_output, digit_plan, is_exact
+from evoq_moo.layers import channel_repeats
 
 
 @dataclass
@@ -55,7 +56,7 @@ class LayerPlan:
     @property
     def groups(self) -> int:
         """How often each weight channel stands among the output channels."""
-        return int(self.layer.groups) if self.p.channel_dim == 1 else 1
+        return channel_repeats(self.layer)
 
 
 def array_of(tensor: Tensor | None) -> npt.NDArray[Any]:
