@@ -18,6 +18,7 @@ from ._surrogate_model import AdditiveModel, NoiseModel
 from .surrogate import Surrogate, SurrogateProblem
 
 FORMAT = "evoq-moo/surrogate"
+VERSION = 2
 VARIANTS: dict[str, tuple[str, ...]] = {
     "size": ("difference", "size"),
     "bops": ("difference", "bops"),
@@ -97,7 +98,7 @@ def write_surrogate(surrogate: Surrogate, references: dict[str, FrozenReference]
         raise FormatError(f"surrogate: given a {type(model).__name__}; allowed: a NoiseModel")
     meta: dict[str, Any] = {
         "format": FORMAT,
-        "version": 1,
+        "version": VERSION,
         "network": surrogate.network,
         "space": surrogate.sensitivity.space.to_json(),
         "bits": list(surrogate.sensitivity.bits),
@@ -130,8 +131,10 @@ def read_surrogate(data: bytes) -> tuple[Surrogate, dict[str, FrozenReference]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         meta = json.loads(arrays["meta"].tobytes())
-        if (meta["format"], meta["version"]) != (FORMAT, 1):
-            raise FormatError(f"surrogate: given {meta['format']!r} version {meta['version']}; allowed: {FORMAT!r} 1")
+        if (meta["format"], meta["version"]) != (FORMAT, VERSION):
+            raise FormatError(
+                f"surrogate: given {meta['format']!r} version {meta['version']}; allowed: {FORMAT!r} {VERSION}"
+            )
         table = SensitivityTable(
             space=SearchSpace.from_json(meta["space"]),
             bits=tuple(meta["bits"]),
