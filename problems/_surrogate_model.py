@@ -1,6 +1,6 @@
 """Fitted models of the difference: what a network's policies cost in output, from a few numbers a gene.
 
-Our choice, by validation (`benchmarks/surrogate_fit.py`). Quantization noise adds up: gene `j` at `b` bits adds an
+Our choice, by validation (`benchmarks/surrogate_training.py`). Quantization noise adds up: gene `j` at `b` bits adds an
 error of magnitude `u_jb`, and errors of different genes are correlated through a few shared directions `v_jb` (all
 pairs of genes interact, in a low-rank form):
 
