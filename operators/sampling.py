@@ -7,9 +7,9 @@ import numpy as np
 from pymoo.core.sampling import Sampling
 
 from evoq_moo._genes import COST_OF, check_same_genes, costs_of, gene_tables
-from evoq_moo.baselines import additive_front, greedy_path, spread
+from evoq_moo.baselines import additive_front, additive_optimum, greedy_path, spread
 from evoq_moo.cost import COSTS, check_cost, cost_matrix
-from evoq_moo.errors import ArgumentError, check_name, check_number
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name, check_number
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import IntArray, SearchSpace
 
@@ -22,6 +22,11 @@ STEPS = 20_000
 """Our choice: costs count in steps of this share of the space's range, which keeps the additive front below a second
 for a hundred genes (measured: MobileNetV2 0.25 s) and at most `layers / STEPS` of the range from the exact one."""
 
+OPTIMA = 16
+"""Our choice: at most so many integer programs are solved for a start within two budgets, and ..."""
+TIGHTER = 0.005
+"""... each one's budgets are smaller than the last one's by this share."""
+
 JITTER = 0.1
 """Our choice: probability that a gene of a jittered diagonal point is one choice narrower or wider."""
 
@@ -32,7 +37,9 @@ class SensitivitySampling(Sampling):  # type: ignore[misc]
     Four kinds of points, by the shares in `mix`, and always the widest and the narrowest policy:
 
     - ``"additive"``: points of the additive model's front (:func:`evoq_moo.baselines.additive_front`), evenly spread;
-      for a problem of one objective whose budget limits the cost, those nearest within the budget instead;
+      for a problem of one objective whose budget limits the cost, those nearest within the budget instead, and where
+      budgets limit both costs, first the additive model's optima within both
+      (:func:`evoq_moo.baselines.additive_optimum`) and within slightly smaller ones;
     - ``"greedy"``: points of :func:`greedy_path`, evenly spread over its steps;
     - ``"diagonal"``: one bit-width for all genes, first exactly, then with every gene moved to a neighbouring choice
       with probability `JITTER`;
@@ -94,8 +101,13 @@ class SensitivitySampling(Sampling):  # type: ignore[misc]
         n_greedy = min(round(self.mix["greedy"] * n_samples), n_samples - n_additive)
         n_diagonal = min(round(self.mix["diagonal"] * n_samples), n_samples - n_additive - n_greedy)
         points = [space.upper, space.lower]
+        limits = {cost: _limit(problem, cost) for cost in costs}
+        if len(costs) > 1 and None not in limits.values():
+            optima = _within_both(self.sensitivity, problem.budgets, min(n_additive, OPTIMA))
+            points += optima
+            n_additive -= len(optima)
         for k, cost in enumerate(costs):
-            points += _along_front(self.sensitivity, cost, _part(n_additive, k, len(costs)), _limit(problem, cost))
+            points += _along_front(self.sensitivity, cost, _part(n_additive, k, len(costs)), limits[cost])
             points += _along_path(self.sensitivity, cost, _part(n_greedy, k, len(costs)))
         points += _diagonal(space, n_diagonal, random_state)
         return _distinct(space, points, n_samples, random_state)
@@ -131,6 +143,25 @@ def _along_front(sensitivity: SensitivityTable, cost: str, n: int, limit: float 
         return list(spread(front, n))
     within = int(np.searchsorted(front.costs, limit, side="right"))
     return list(front.vectors(np.arange(max(0, within - n), within)))
+
+
+def _within_both(sensitivity: SensitivityTable, budgets: Mapping[str, float], n: int) -> list[IntArray]:
+    """Return up to `n` different optima of the additive model within both budgets, and within smaller and smaller ones.
+
+    Args:
+        sensitivity: The sensitivity table.
+        budgets: The problem's; those that are of no cost are left out.
+        n: Number of programs to solve.
+    """
+    limits = {name: limit for name, limit in budgets.items() if name in COST_OF}
+    found: dict[bytes, IntArray] = {}
+    for k in range(n):
+        try:
+            x = additive_optimum(sensitivity, budgets={name: (1 - TIGHTER * k) * at for name, at in limits.items()})
+        except InfeasibleBudgetError:
+            break
+        found.setdefault(x.tobytes(), x)
+    return list(found.values())
 
 
 def _along_path(sensitivity: SensitivityTable, cost: str, n: int) -> list[IntArray]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoq_moo.baselines import additive_front
+from evoq_moo.baselines import additive_front, additive_optimum
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.errors import ArgumentError, UnknownNameError
 from evoq_moo.operators import SensitivitySampling, greedy_path
@@ -164,6 +164,20 @@ def test_one_objective_starts_just_within_the_budget(toys):
     bops = cost_matrix(problem.space.layers, problem.space.decode(X))[2:30, 1]  # the ends come first
     assert (bops <= problem.budgets["bops"]).all()
     assert bops.min() > 0.9 * problem.budgets["bops"]
+
+
+def test_one_objective_with_both_budgets_starts_at_the_optimum_within_both(toys):
+    """It once started along the front of each cost alone, where nearly all policies broke the other cost's budget."""
+    problem = toys.problem(toys.space(12), objectives=("difference",))
+    table = problem.sensitivity()
+    costs = cost_matrix(problem.space.layers, problem.space.decode(problem.space.uniform(4)[None]))[0]
+    problem.budgets = {"size_mib": costs[0], "bops": costs[1], "difference": 1.0}
+    X = sample(SensitivitySampling(table), problem, 40)
+    assert X[2].tolist() == additive_optimum(table, budgets={"size_mib": costs[0], "bops": costs[1]}).tolist()
+    within = (cost_matrix(problem.space.layers, problem.space.decode(X))[:, :2] <= costs).all(axis=1)
+    assert within[2:12].all()
+    problem.budgets = {"size_mib": 1.001 * costs[0] / 2, "bops": 1.001 * costs[1] / 4}  # a hair above the narrowest
+    assert len(sample(SensitivitySampling(table), problem, 40)) == 40
 
 
 def test_two_costs_split_the_greedy_points(toys):
