@@ -5,7 +5,8 @@
 
 One objective, the difference, with both of the uniform network's costs as budgets: our best search of one objective,
 from the sensitivity scan. With `--in-loop` every evaluation is that of the network after light calibration
-(`MixedPrecisionProblem(..., calibrate="light")`), by the same search. Each search gives two JSON files in the folder:
+(`MixedPrecisionProblem(..., calibrate="light")`), by the same search, after a sparse scan: such evaluations are
+expensive. Each search gives two JSON files in the folder:
 the front (`NAME-W4A4.front.json`, or `NAME-W4A4-loop.front.json`) and what it took (`.cost.json`: evaluations, seconds,
 seconds of one evaluation and of one float forward of the samples, in the same process). A search whose files are there
 is not repeated; one that was interrupted goes on from the store in the folder.
@@ -27,7 +28,7 @@ from evoq_moo._files import write_atomically
 from evoq_moo._run_search import run_search
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.sensitivity_scan import measure_sensitivity
+from evoq_moo.sensitivity_scan import Method, measure_sensitivity
 
 
 def uniform(network: evoq.QuantizedNetwork, bits: str) -> evoq.Policy:
@@ -84,7 +85,8 @@ def main(
         )
         try:
             started = time.monotonic()
-            sensitivity = measure_sensitivity(network, evaluator=problem.evaluator)
+            method: Method = "sparse" if in_loop else "full"
+            sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method=method)
             scanned, after_scan = problem.evaluator.computed, time.monotonic()
             algorithm = default_algorithm(problem, sensitivity)
             found = run_search(problem, algorithm, evaluations=evaluations, seed=0)

@@ -28,6 +28,7 @@ def search(
     workers: int | None = None,
     executor: Executor | None = None,
     recipe: NetworkFactory | None = None,
+    calibrate: str | None = None,
     progress: bool = True,
 ) -> SearchRun:
     """Search for the front of a network by our best method: a sparse sensitivity scan, then our default algorithm.
@@ -48,6 +49,8 @@ def search(
         workers: Evaluate on this many processes of our own.
         executor: Or on this `concurrent.futures.Executor`.
         recipe: With `executor`: makes the network in a worker.
+        calibrate: ``"light"``: scan and search networks after light calibration, for a policy that will be calibrated;
+            see :class:`MixedPrecisionProblem`.
         progress: Show progress on a terminal.
 
     Returns:
@@ -70,6 +73,7 @@ def search(
         workers=workers,
         executor=executor,
         recipe=recipe,
+        calibrate=calibrate,
     )
     try:
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)

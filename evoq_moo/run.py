@@ -16,7 +16,8 @@ from evoq_moo._files import read_json, write_atomically
 from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
-from evoq_moo.errors import ArgumentError, FormatError
+from evoq_moo.calibration import IN_LOOP
+from evoq_moo.errors import ArgumentError, FormatError, check_name
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.latency import LatencyTable
 from evoq_moo.plots import new_axes, plot_front, save_axes
@@ -39,6 +40,7 @@ class RunSettings:
         pop_size: Population size.
         seed: Seed of the search.
         latency: File of a latency table; None for none.
+        calibrate: ``"light"``: search networks after light calibration; None: as they are.
     """
 
     recipe: Recipe
@@ -47,6 +49,16 @@ class RunSettings:
     pop_size: int = 40
     seed: int = 0
     latency: str | None = None
+    calibrate: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no part checks before long work starts.
+
+        Raises:
+            UnknownNameError: `calibrate` is unknown.
+        """
+        if self.calibrate is not None:
+            check_name("calibrate", self.calibrate, IN_LOOP)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON-ready plain data."""
@@ -57,6 +69,7 @@ class RunSettings:
             "pop_size": self.pop_size,
             "seed": self.seed,
             **({} if self.latency is None else {"latency": str(Path(self.latency).resolve())}),
+            **({} if self.calibrate is None else {"calibrate": self.calibrate}),
         }
 
 
@@ -97,6 +110,7 @@ def execute(
         latency=latency,
         store=folder / "evaluations.sqlite",
         workers=workers,
+        calibrate=settings.calibrate,
     )
     try:
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)

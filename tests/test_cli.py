@@ -14,6 +14,7 @@ import evoq_moo as evoq
 from evoq_moo.cli import app, main
 from evoq_moo.cli._parse import parse_bits, parse_budgets
 from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError
+from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.run import RunSettings, execute, load_front, recipe_of
 
 
@@ -239,6 +240,20 @@ def test_interrupted_in_the_scan_goes_on(tmp_path, monkeypatch):
         assert store.count() == 3
     run = execute(settings, tmp_path / "run", evaluations=20, progress=False)
     assert len(run.front) >= 2
+
+
+def test_search_of_calibrated_networks(tmp_path):
+    words = ("search", "digits", "--count", 5, "--evaluations", 12, "--pop-size", 6, "-o", tmp_path / "run")
+    evoq_command(*words, "--calibrated")
+    front = load_front(tmp_path / "run")
+    network = recipe_of(front)()
+    problem = MixedPrecisionProblem(network, calibrate="light")
+    again = problem.evaluator.differences(np.stack([point.policy.to_array() for point in front.points]))
+    assert again.tolist() == front.values("difference").tolist()
+    with pytest.raises(ArgumentError, match="calibrate: has 'light', asked for None"):
+        evoq_command(*words)
+    with pytest.raises(EvoqError, match="calibrate"):
+        RunSettings(recipe=evoq.Recipe(model="digits"), calibrate="full")
 
 
 def test_calibrate_writes_the_picked_policy(run_folder, tmp_path):

@@ -6,7 +6,7 @@ details it leaves open: every choice here is ours, or that of the paper named be
 
 from evoq_moo.calibration._blocks import BlockOptions
 from evoq_moo.calibration._calibrate import calibrate
-from evoq_moo.calibration._in_loop import CalibratingNetwork, CalibratingRecipe
+from evoq_moo.calibration._in_loop import IN_LOOP, CalibratingNetwork, CalibratingRecipe
 from evoq_moo.calibration._layer_errors import layer_errors
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
@@ -16,6 +16,7 @@ from evoq_moo.calibration._steps import FULL, LIGHT, STEPS
 
 __all__ = [
     "FULL",
+    "IN_LOOP",
     "LIGHT",
     "STEPS",
     "BlockOptions",

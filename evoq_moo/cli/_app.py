@@ -106,6 +106,10 @@ def search(
     latency: Annotated[
         str | None, typer.Option(help="Table of the layers' times, made by `evoq profile` or on a device (CSV).")
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Search networks after light calibration (slower)."),
+    ] = False,
     evaluations: Annotated[int, typer.Option(help="Evaluations of the search, sensitivity scan not counted.")] = 1000,
     pop_size: Annotated[int, typer.Option(help="Population size of NSGA-II.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
@@ -144,6 +148,7 @@ def search(
         pop_size=pop_size,
         seed=seed,
         latency=latency,
+        calibrate="light" if calibrated else None,
     )
     run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads)
     _print_run(run, output)
