@@ -42,14 +42,17 @@ class SampleSubset(QuantizedNetwork):
         return {**super().__getstate__(), "_engine": None}
 
 
-_kept: WeakKeyDictionary[QuantizedNetwork, SampleSubset] = WeakKeyDictionary()
+KEPT = 4
+"""Subsets of a network that are kept at a time."""
+_kept: WeakKeyDictionary[QuantizedNetwork, dict[str, SampleSubset]] = WeakKeyDictionary()
 
 
 def subset_of(network: QuantizedNetwork, samples: Sequence[int] | npt.NDArray[np.int64]) -> SampleSubset:
-    """Return a network on some of its samples; the last one asked for is kept, since its engine takes time to make."""
-    kept = _kept.get(network)
+    """Return a network on some of its samples; the last few asked for are kept, since engines take time to make."""
+    kept = _kept.setdefault(network, {})
     subset = SampleSubset(network, samples)
-    if kept is not None and kept.fingerprint == subset.fingerprint:
-        return kept
-    _kept[network] = subset
+    subset = kept.pop(subset.fingerprint, subset)
+    kept[subset.fingerprint] = subset
+    if len(kept) > KEPT:
+        del kept[next(iter(kept))]
     return subset

@@ -26,6 +26,9 @@ REACH = 0.7
 SPREAD_REACH = 0.2
 """... over which the spread around the trend is averaged, both in fifths of the range of the first policies' values."""
 
+MOST_PLACES = 256
+"""Our choice: local moments at more places than this are interpolated; they are smooth, and places can be thousands."""
+
 _NUGGET = 3e-3
 
 
@@ -86,7 +89,13 @@ def local_moments(at: FloatArray, where: FloatArray, values: FloatArray, reach: 
         where: Where values were seen, `(m,)`.
         values: The values `(m,)`.
         reach: Standard deviation of the weights. One twentieth of a value's weight goes to the mean of all.
+
+    More than `MOST_PLACES` places are interpolated between so many.
     """
+    if len(at) > MOST_PLACES:
+        grid = np.linspace(at.min(), at.max(), MOST_PLACES)
+        moments = local_moments(grid, where, values, reach)
+        return np.interp(at, grid, moments[0]), np.interp(at, grid, moments[1])
     weights = np.exp(-0.5 * ((at[:, None] - where[None, :]) / reach) ** 2)
     total = weights.sum(axis=1) + 0.05
     mean = (weights @ values + 0.05 * values.mean()) / total

@@ -4,15 +4,19 @@ Measured on CIFAR-10 ResNet20: 8 of the 50 samples hold 97 % of the KL divergenc
 that the network is sure of hardly changes its output), and the rest is the same for all of them.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 
-from evoq_moo.errors import check_number
+from evoq_moo.errors import ArgumentError, check_number
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.sample_subset import SampleSubset
 from evoq_moo.space import FloatArray, IntArray
 
-SHARE = 0.9
-"""Our choice: as many samples screen as hold this share of the difference."""
+SHARES = (0.5, 0.9)
+"""Our choice: a first look is at as many samples as hold the first share of the difference, a second look at as many
+more as the second share needs."""
 
 MOST = 0.5
 """Our choice: where more than this share of the samples would be needed, none screen."""
@@ -31,29 +35,48 @@ def sample_differences(network: QuantizedNetwork, bits: IntArray) -> FloatArray:
     return np.array(values, dtype=np.float64)
 
 
-def hardest_samples(network: QuantizedNetwork, policies: IntArray, *, share: float = SHARE) -> IntArray:
-    """Return the fewest samples that hold a share of the difference, the hardest first, int64.
+def hardest_samples(
+    network: QuantizedNetwork, policies: IntArray, *, shares: Sequence[float] = SHARES
+) -> tuple[IntArray, ...]:
+    """Return the fewest samples that hold each share of the difference, the hardest first.
 
     Each policy counts the same: a sample's part is the mean of its shares in their differences.
 
     Args:
         network: The network.
         policies: Bit-widths int64 `(n, layers, 2)`, one evaluation each.
-        share: From 0 to 1.
+        shares: Rising shares from 0 to 1.
 
     Returns:
-        Indices; none where a difference is negative on some sample (decibels don't add up), where all are zero, or
-        where more than half of the samples are needed (`MOST`).
+        For each share the indices of the samples that it needs beyond the share before it, int64; one that needs none
+        is left out. Nothing where a difference is negative on some sample (decibels don't add up), where all are zero,
+        or where more than half of the samples are needed (`MOST`).
 
     Raises:
-        ArgumentError: `share` is not from 0 to 1.
+        ArgumentError: As :func:`check_shares`.
     """
-    check_number("share", share, 0, 1)
+    check_shares(shares)
     parts = np.array([sample_differences(network, bits) for bits in policies])
     totals = parts.sum(axis=1, keepdims=True)
     if (parts < 0).any() or (totals <= 0).any():
-        return np.empty(0, dtype=np.int64)
+        return ()
     parts = (parts / totals).mean(axis=0)
     order = np.argsort(-parts, kind="stable")
-    count = 1 + int(np.searchsorted(np.cumsum(parts[order]), share))
-    return order[:count] if count <= MOST * len(parts) else np.empty(0, dtype=np.int64)
+    ends = 1 + np.searchsorted(np.cumsum(parts[order]), shares)
+    if ends[-1] > MOST * len(parts):
+        return ()
+    return tuple(look for look in np.split(order[: ends[-1]], ends[:-1]) if len(look))
+
+
+def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
+    """Return rising shares, or raise.
+
+    Raises:
+        ArgumentError: Not one or more rising numbers from 0 to 1.
+    """
+    values = tuple(shares) if isinstance(shares, Sequence) and not isinstance(shares, str) else ()
+    for i, share in enumerate(values):
+        check_number(f"shares[{i}]", share, 0, 1)
+    if not values or any(a >= b for a, b in pairwise(values)):
+        raise ArgumentError(f"shares: given {shares!r}; allowed: one or more rising numbers from 0 to 1")
+    return values

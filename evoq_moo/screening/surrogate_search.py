@@ -1,5 +1,6 @@
 """The search that earns its evaluations: a surrogate proposes, few samples screen, real evaluations decide."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from pymoo.core.population import Population
 from threadpoolctl import threadpool_limits
 
 from evoq_moo._genes import check_same_genes, gene_tables
-from evoq_moo.errors import check_count, check_number
+from evoq_moo.errors import check_count
 from evoq_moo.operators import SensitivitySampling
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray, IntArray
@@ -17,7 +18,7 @@ from ._archive import Archive, PolicyScale
 from ._gain import Cells
 from ._model import ResidualModel, condition
 from ._proposals import propose
-from ._samples import SHARE
+from ._samples import SHARES, check_shares
 from ._screen import Screen
 
 NEAR = 0.15
@@ -40,10 +41,11 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
 
     Each step, a Gaussian process fitted to all that is known near the front (see `ResidualModel`) scores hundreds of
     small changes of front policies by the hypervolume they are expected to add; of these it picks a batch, one after
-    the other, each as if the ones before had come out as expected. The batch is screened: evaluated on the few samples
-    that hold nearly all of the difference. Policies that would still add hypervolume, as far as the screening tells,
-    are evaluated on all samples, and only those enter the result. Where the difference is spread over many samples
-    (or the problem has no network, or calibrates in the loop), nothing is screened, and the batch itself is evaluated.
+    the other, each as if the ones before had come out as expected. The batch is screened: a first look is at the few
+    samples that hold much of the difference, and those that may still turn out well get a second look, at the samples
+    that hold nearly all of it. Policies that would still add hypervolume, as far as the screening tells, are evaluated
+    on all samples, and only those enter the result. Where the difference is spread over many samples (or the problem
+    has no network, or calibrates in the loop), nothing is screened, and the batch itself is evaluated.
 
     A screening counts as the share of an evaluation that its samples are, and takes part in `n_eval` (rounded down),
     so that a termination by evaluations compares fairly with other algorithms.
@@ -56,7 +58,8 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
         batch: Policies screened at once.
         promoted: Most policies evaluated at once.
         screening: Whether to screen where it can be done.
-        share: Screen with as many samples as hold this share of the difference.
+        shares: Rising shares of the difference: each look of a screening is at as many samples as hold its share
+            together with those before it.
         **options: What pymoo's `Algorithm` takes.
 
     Raises:
@@ -69,10 +72,10 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
         sensitivity: SensitivityTable,
         *,
         pop_size: int = 40,
-        batch: int = 24,
+        batch: int = 48,
         promoted: int = 8,
         screening: bool = True,
-        share: float = SHARE,
+        shares: Sequence[float] = SHARES,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -81,7 +84,7 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
         self.batch = check_count("batch", batch)
         self.promoted = check_count("promoted", promoted)
         self.screening = bool(screening)
-        self.share = check_number("share", share, 0, 1)
+        self.shares = check_shares(shares)
 
     def _setup(self, problem: Any, **_kwargs: Any) -> None:
         """Check what depends on the problem, before anything is evaluated."""
@@ -100,7 +103,7 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
         self._take(infills)
         if self.screening:
             self._screen = Screen.of(
-                self.problem, infills.get("X").astype(np.int64), self._archive, self.share, self._scale
+                self.problem, infills.get("X").astype(np.int64), self._archive, self.shares, self._scale
             )
         if self._screen is not None:
             self._charge(self._screen.preparation)
@@ -141,6 +144,7 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
             if self._screen is None:
                 return np.asarray(candidates[picked])
             self._charge(self._screen.add(candidates[picked]))
+            self._charge(self._screen.look_again(self._archive))
             promising = self._promising(self._screen, forced=round_ == ROUNDS - 1)
             if len(promising):
                 return promising
@@ -211,11 +215,13 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
             screen: The screened policies.
             forced: Return at least one.
         """
-        values, noise = screen.estimates(self._archive)
-        X = screen.X
-        costs = self._scale.costs(X)
+        rows = np.flatnonzero(screen.complete)
+        if not len(rows):
+            rows = np.arange(len(screen.X)) if forced else rows
+        values, noise = (estimate[rows] for estimate in screen.estimates(self._archive))
+        costs = self._scale.costs(screen.X[rows])
         chosen: list[int] = []
-        while len(chosen) < min(self.promoted, len(X)):
+        while len(chosen) < min(self.promoted, len(rows)):
             cells = self._archive.cells(costs[chosen], values[chosen])
             gains = cells.gains(costs, values, noise)
             gains[chosen] = -1.0
@@ -225,4 +231,4 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
             if gains[best] <= 0:
                 break
             chosen.append(best)
-        return screen.remove(chosen)
+        return screen.remove(rows[chosen].tolist())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evoq_moo.screening._model import DECAY, WEIGHTS, PolicyKernel, ResidualModel, condition, local_moments
+from evoq_moo.screening._model import DECAY, MOST_PLACES, WEIGHTS, PolicyKernel, ResidualModel, condition, local_moments
 from evoq_moo.space import LayerInfo, SearchSpace
 
 
@@ -83,3 +83,11 @@ def test_local_moments():
     mean, square = local_moments(np.array([0.0, 10.0, 1e6]), where, np.array([1.0, 3.0, 8.0]), 0.5)
     np.testing.assert_allclose(mean, [2.0 * 2 / 2.05 + 4.0 * 0.05 / 2.05, (8 + 0.2) / 1.05, 4.0])
     assert square[0] == pytest.approx((10 + 0.05 * 74 / 3) / 2.05)
+
+
+def test_local_moments_at_many_places_are_interpolated():
+    rng = np.random.default_rng(0)
+    where, values, at = rng.normal(size=80), rng.normal(size=80), np.sort(rng.uniform(-3, 3, 4 * MOST_PLACES))
+    exact = [local_moments(part, where, values, 0.3) for part in np.split(at, 8)]
+    for found, parts in zip(local_moments(at, where, values, 0.3), zip(*exact, strict=True), strict=True):
+        np.testing.assert_allclose(found, np.concatenate(parts), atol=2e-3)

@@ -32,21 +32,26 @@ def test_sample_differences_average_to_the_difference(network):
     assert found.mean() == pytest.approx(network.difference_of(bits), rel=1e-6)
 
 
-def test_the_fewest_samples_that_hold_the_share(network):
+def test_the_fewest_samples_that_hold_each_share(network):
     policies = np.stack([network.uniform(b).to_array() for b in (2, 3)])
     parts = np.array([sample_differences(network, bits) for bits in policies])
     parts = (parts / parts.sum(axis=1, keepdims=True)).mean(axis=0)
-    share = float(np.sort(parts)[::-1][:2].sum()) - 1e-9
-    found = hardest_samples(network, policies, share=share)
-    assert found.tolist() == np.argsort(-parts)[:2].tolist()
-    assert len(hardest_samples(network, policies, share=1.0)) == 0  # more than half would be needed
+    hardest = np.argsort(-parts)[:3].tolist()
+    one, two, three = np.cumsum(parts[hardest]) - 1e-9
+    for shares, looks in [
+        ([two], [hardest[:2]]),
+        ([one, three], [hardest[:1], hardest[1:]]),
+        ([one / 2, one, two], [hardest[:1], hardest[1:2]]),  # the second needs none beyond the first
+    ]:
+        assert [look.tolist() for look in hardest_samples(network, policies, shares=shares)] == looks
+    assert hardest_samples(network, policies, shares=[1.0]) == ()  # more than half would be needed
 
 
 def test_nothing_to_screen_with_where_parts_do_not_add_up(tiny_model, tiny_samples):
     network = evoq.QuantizedNetwork(tiny_model, tiny_samples, difference="sqnr", progress=False)
-    assert len(hardest_samples(network, network.uniform(3).to_array()[None], share=0.3)) == 0
+    assert hardest_samples(network, network.uniform(3).to_array()[None], shares=[0.3]) == ()
     network = evoq.QuantizedNetwork(tiny_model, tiny_samples, difference=zero, progress=False)
-    assert len(hardest_samples(network, network.uniform(3).to_array()[None], share=0.3)) == 0
+    assert hardest_samples(network, network.uniform(3).to_array()[None], shares=[0.3]) == ()
 
 
 def zero(float_heads, quantized_heads):
@@ -59,6 +64,7 @@ def test_refuses(network):
             SampleSubset(network, samples)
     with pytest.raises(ArgumentError, match="CalibratingNetwork"):
         SampleSubset(CalibratingNetwork(network), [0])
-    with pytest.raises(ArgumentError, match="share"):
-        hardest_samples(network, network.uniform(3).to_array()[None], share=2)
+    for shares in ([], [2], [0.5, 0.5], [0.9, 0.5], "0.5", 0.5):
+        with pytest.raises(ArgumentError, match="shares"):
+            hardest_samples(network, network.uniform(3).to_array()[None], shares=shares)
     assert torch.equal(network.samples, SampleSubset(network, range(len(network.samples))).samples)

@@ -12,7 +12,7 @@ from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.screening import SampleSubset, supports
 from evoq_moo.testing import check_algorithm
 
-SHARE = 0.3
+SHARES = (0.1, 0.3)
 """Few enough samples of the tiny network's even ones."""
 
 
@@ -27,7 +27,7 @@ def sensitivity(network):
 
 
 def search(problem, sensitivity, *, evaluations=60, seed=1, **options):
-    algorithm = evoq.SurrogateSearch(sensitivity, pop_size=10, batch=6, promoted=3, **{"share": SHARE} | options)
+    algorithm = evoq.SurrogateSearch(sensitivity, pop_size=10, batch=6, promoted=3, **{"shares": SHARES} | options)
     return evoq.run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=False), algorithm
 
 
@@ -37,7 +37,7 @@ def search(problem, sensitivity, *, evaluations=60, seed=1, **options):
 def test_depends_on_the_seed_only(network, sensitivity, objectives, screening):
     check_algorithm(
         lambda: MixedPrecisionProblem(network, objectives=objectives),
-        lambda: evoq.SurrogateSearch(sensitivity, pop_size=8, batch=4, promoted=2, share=SHARE, screening=screening),
+        lambda: evoq.SurrogateSearch(sensitivity, pop_size=8, batch=4, promoted=2, shares=SHARES, screening=screening),
         n_eval=24,
     )
 
@@ -45,11 +45,13 @@ def test_depends_on_the_seed_only(network, sensitivity, objectives, screening):
 def test_screenings_count_as_parts_of_evaluations(network, sensitivity):
     problem = MixedPrecisionProblem(network)
     run, algorithm = search(problem, sensitivity)
-    subset = algorithm._screen._evaluator
-    assert type(subset.network) is SampleSubset
-    part = len(subset.network.samples) / len(network.samples)
-    assert 0 < part <= 0.5
-    paid = problem.evaluator.computed + 3 + part * subset.computed  # three probes tell which samples are hard
+    first, second = algorithm._screen._evaluators
+    assert type(first.network) is type(second.network) is SampleSubset
+    parts = [len(look.network.samples) / len(network.samples) for look in (first, second)]
+    assert 0 < sum(parts) <= 0.5
+    assert first.computed > second.computed > 10
+    looked = parts[0] * first.computed + parts[1] * second.computed
+    paid = problem.evaluator.computed + 3 + looked  # three probes tell which samples are hard
     assert run.trace[-1].evaluations == pytest.approx(paid, abs=1.01)
     assert run.trace[-1].policies == problem.evaluator.computed
     assert len(np.unique(run.vectors, axis=0)) == len(run.vectors)
@@ -67,9 +69,9 @@ def test_screenings_go_through_the_executor_and_change_nothing(network, sensitiv
         problem = MixedPrecisionProblem(network, executor=executor, recipe=lambda: network)
         found, algorithm = search(problem, sensitivity)
         problem.close()
-    screened = algorithm._screen._evaluator
-    assert screened.computed > 10
-    assert len(submitted) == problem.evaluator.computed + screened.computed
+    screened = sum(look.computed for look in algorithm._screen._evaluators)
+    assert screened > 10
+    assert len(submitted) == problem.evaluator.computed + screened
     assert np.array_equal(found.vectors, expected.vectors)
     assert found.front.points == expected.front.points
     assert repr(found.trace) == repr(expected.trace)
@@ -125,7 +127,7 @@ def test_differences_that_may_be_negative_and_calibration_in_the_loop(tiny_model
 
 
 def test_bad_arguments(network, sensitivity):
-    for options in ({"pop_size": 1}, {"batch": 0}, {"promoted": 0}, {"share": 1.5}):
+    for options in ({"pop_size": 1}, {"batch": 0}, {"promoted": 0}, {"shares": [1.5]}):
         with pytest.raises(ArgumentError, match=next(iter(options))):
             evoq.SurrogateSearch(sensitivity, **options)
     with pytest.raises(ArgumentError, match="sensitivity"):
