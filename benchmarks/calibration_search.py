@@ -6,10 +6,10 @@
 One objective, the difference, with both of the uniform network's costs as budgets: our best search of one objective,
 from the sensitivity scan. With `--in-loop` every evaluation is that of the network after light calibration
 (`MixedPrecisionProblem(..., calibrate="light")`), by the same search, after a sparse scan: such evaluations are
-expensive. Each search gives two JSON files in the folder:
-the front (`NAME-W4A4.front.json`, or `NAME-W4A4-loop.front.json`) and what it took (`.cost.json`: evaluations, seconds,
-seconds of one evaluation and of one float forward of the samples, in the same process). A search whose files are there
-is not repeated; one that was interrupted goes on from the store in the folder.
+expensive. Each search gives two JSON files in the folder: the front (`NAME-W4A4.front.json`, or
+`NAME-W4A4-loop.front.json`) and what it took (`.cost.json`: evaluations, seconds, seconds of one evaluation and of one
+float forward of the samples, in the same process). A search whose files are there is not repeated; one that was
+interrupted goes on from the store in the folder.
 """
 
 import json

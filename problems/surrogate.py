@@ -109,8 +109,8 @@ class SurrogateProblem(BitWidthProblem):
             Float64 `(n, objectives)`.
 
         Raises:
-            ArgumentError: The network is another one, by its weights (of ``"digits"``, which differ between
-                processors, none are wrong) or its search space.
+            ArgumentError: The network is another one, by its search space or its weights (those of ``"digits"`` are
+                not compared, see `TRAINED_HERE`).
             BitWidthError: A value is not an allowed bit-width of its gene.
         """
         if not isinstance(network, QuantizedNetwork):

@@ -84,13 +84,13 @@ def _layer_codes(X: FloatArray, layer_of_gene: tuple[int, ...]) -> IntArray:
 def local_moments(at: FloatArray, where: FloatArray, values: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:
     """Return Gaussian-weighted mean and mean square of values around some places, float64 `(n,)` each.
 
+    More than `MOST_PLACES` places are interpolated between so many.
+
     Args:
         at: The places `(n,)`.
         where: Where values were seen, `(m,)`.
         values: The values `(m,)`.
         reach: Standard deviation of the weights. One twentieth of a value's weight goes to the mean of all.
-
-    More than `MOST_PLACES` places are interpolated between so many.
     """
     if len(at) > MOST_PLACES:
         grid = np.linspace(at.min(), at.max(), MOST_PLACES)

@@ -45,7 +45,7 @@ class Screen:
         self._all = np.empty((0, scale.space.n_var), dtype=np.int64)
         self._seen = np.empty((0, len(self._evaluators)))
         """Differences of all policies ever screened after each look, NaN where there was none."""
-        self._waiting = np.empty(0, dtype=np.int64)
+        self._waiting_rows = np.empty(0, dtype=np.int64)
 
     @classmethod
     def of(
@@ -91,19 +91,19 @@ class Screen:
         return float(self._counts[look] / self._samples * len(rows))
 
     @property
-    def X(self) -> IntArray:  # noqa: N802
+    def waiting(self) -> IntArray:
         """Screened policies that were not evaluated yet, int64 `(n, n_var)`."""
-        return self._all[self._waiting]
+        return self._all[self._waiting_rows]
 
     @property
     def complete(self) -> BoolArray:
         """Which of them had all looks, bool `(n,)`."""
-        return np.asarray(np.isfinite(self._seen[self._waiting, -1]))
+        return np.asarray(np.isfinite(self._seen[self._waiting_rows, -1]))
 
     def add(self, X: IntArray) -> float:
         """Take a first look at policies and return what it cost (evaluations)."""
         rows = self._new_rows(X)
-        self._waiting = np.concatenate([self._waiting, rows])
+        self._waiting_rows = np.concatenate([self._waiting_rows, rows])
         return self._look(rows, 0)
 
     def look_again(self, archive: Archive) -> float:
@@ -118,18 +118,18 @@ class Screen:
         cost = 0.0
         for look in range(1, len(self._evaluators)):
             values, noise = self.estimates(archive)
-            hopeful = values - OPTIMISM * noise < archive.cells().best_at(self._scale.costs(self.X))
-            seen = np.isfinite(self._seen[self._waiting])
-            rows = self._waiting[hopeful & seen[:, look - 1] & ~seen[:, look]]
+            hopeful = values - OPTIMISM * noise < archive.cells().best_at(self._scale.costs(self.waiting))
+            seen = np.isfinite(self._seen[self._waiting_rows])
+            rows = self._waiting_rows[hopeful & seen[:, look - 1] & ~seen[:, look]]
             cost += self._look(rows, look) if len(rows) else 0.0
         return cost
 
     def remove(self, rows: list[int]) -> IntArray:
         """Take out policies that will be evaluated, and return them, int64 `(n, n_var)`."""
-        chosen = self.X[rows]
-        kept = np.ones(len(self.X), dtype=bool)
+        chosen = self.waiting[rows]
+        kept = np.ones(len(self._waiting_rows), dtype=bool)
         kept[rows] = False
-        self._waiting = self._waiting[kept]
+        self._waiting_rows = self._waiting_rows[kept]
         return chosen
 
     def estimates(self, archive: Archive) -> tuple[FloatArray, FloatArray]:
@@ -139,7 +139,7 @@ class Screen:
             archive: The evaluated policies.
         """
         known = self._scale.values(self._seen)
-        seen = known[self._waiting]
+        seen = known[self._waiting_rows]
         rows = [i for i, x in enumerate(archive.X) if x.tobytes() in self._rows]
         real = known[[self._rows[archive.X[i].tobytes()] for i in rows], -1]
         value, variance = seen[:, 0], np.zeros(len(seen))

@@ -148,9 +148,9 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
             promising = self._promising(self._screen, forced=round_ == ROUNDS - 1)
             if len(promising):
                 return promising
-        if self._screen is None or not len(self._screen.X):
+        if self._screen is None or not len(self._screen.waiting):
             return None
-        rest = min(self.promoted, len(self._screen.X))  # nothing new to draw: evaluate what was only screened
+        rest = min(self.promoted, len(self._screen.waiting))  # nothing new to draw: evaluate what was only screened
         return self._screen.remove(list(range(rest)))
 
     def _estimates(self) -> tuple[FloatArray, FloatArray]:
@@ -165,7 +165,7 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
         self, values: FloatArray, noise: FloatArray, cells: Cells
     ) -> tuple[IntArray, FloatArray, FloatArray]:
         """Return candidates and what the surrogate predicts of them: means, and covariances `(n, n)`."""
-        X = self._archive.X if self._screen is None else np.concatenate([self._archive.X, self._screen.X])
+        X = self._archive.X if self._screen is None else np.concatenate([self._archive.X, self._screen.waiting])
         gap = values - cells.best_at(self._scale.costs(X))
         unit = self._archive.unit
         parents = self._archive.X[gap[: len(self._archive.X)] <= NEAR * unit]
@@ -215,11 +215,10 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
             screen: The screened policies.
             forced: Return at least one.
         """
-        rows = np.flatnonzero(screen.complete)
-        if not len(rows):
-            rows = np.arange(len(screen.X)) if forced else rows
+        complete = screen.complete
+        rows = np.arange(len(complete)) if forced and not complete.any() else np.flatnonzero(complete)
         values, noise = (estimate[rows] for estimate in screen.estimates(self._archive))
-        costs = self._scale.costs(screen.X[rows])
+        costs = self._scale.costs(screen.waiting[rows])
         chosen: list[int] = []
         while len(chosen) < min(self.promoted, len(rows)):
             cells = self._archive.cells(costs[chosen], values[chosen])

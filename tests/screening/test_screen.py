@@ -68,4 +68,4 @@ def test_removed_policies_are_gone(screened):
     X = problem.space.sample(5, np.random.default_rng(3))
     screen.add(X)
     assert np.array_equal(screen.remove([1, 3]), X[[1, 3]])
-    assert np.array_equal(screen.X, X[[0, 2, 4]])
+    assert np.array_equal(screen.waiting, X[[0, 2, 4]])
