@@ -5,8 +5,8 @@
     python benchmarks/search_quality.py ablation digits --seeds 5 -o quality
     python benchmarks/search_quality.py table quality
 
-Every method gets `--evaluations`, the sensitivity scan counted in for those that need the table: a sparse one (one
-evaluation for each gene) for our search and for what starts where it starts, a full one for those named so and for the
+Every method gets `--evaluations`, the sensitivity scan counted in for those that need the table: a sparse one (two
+evaluations for each gene) for our search and for what starts where it starts, a full one for those named so and for the
 additive front. A policy that our search screens on some of the samples counts as that share of an evaluation. `run`
 appends a line to `runs.jsonl` when a run ends and keeps all evaluations in one store for each network, so it goes on
 where it was killed. The same policies cost nothing twice; methods never see each other's results.
@@ -241,7 +241,7 @@ def _run(
     network = (evoq.Recipe(model=name) if name == "digits" else recipe_for(name))(threads=threads)
     problem = MixedPrecisionProblem(network, objectives=("difference", cost), store=output / f"{name}.sqlite")
     sparse = evoq.measure_sensitivity(network, evaluator=problem.evaluator, method="sparse")
-    entries = len(scan_policies(network.space, "full")[0])
+    measured, entries = (len(scan_policies(network.space, method)[0]) for method in ("sparse", "full"))
     needs_full = not methods or not set(methods) <= set(searchers(sparse, None))
     full = None
     if needs_full and not ablation and entries < evaluations:
@@ -258,7 +258,7 @@ def _run(
                 counts = paid + 1 + np.arange(len(X))
             else:
                 table, make = algorithms[method]
-                paid = 0 if table is None else network.space.n_var if table is sparse else entries
+                paid = 0 if table is None else measured if table is sparse else entries
                 found = evoq.run_search(problem, make(), evaluations=evaluations - paid, seed=seed)
                 X = found.vectors
                 generations = np.diff([row.policies for row in found.trace], prepend=0)

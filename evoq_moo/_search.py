@@ -42,7 +42,7 @@ def search(
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
         latency: The same.
-        evaluations: Evaluations of the search, screenings counted as parts; the scan's, one for each gene, come on top.
+        evaluations: Evaluations of the search, screenings counted as parts; the scan's, two for each gene, come on top.
         pop_size: Policies to start with; with one objective, the population size.
         seed: Seed of the search.
         store: Where evaluations are kept: a path, an open store, or None for memory.

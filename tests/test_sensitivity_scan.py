@@ -71,21 +71,22 @@ def test_an_open_store_stays_open(tiny_model, tiny_samples, tmp_path):
         assert store.count() == 6
 
 
-def test_a_sparse_scan_measures_one_choice_of_each_gene(tiny_model, tiny_samples):
-    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 3, 5, 16], activation_bits=[3, 4, 8])
+def test_a_sparse_scan_measures_two_choices_of_each_gene(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 3, 4, 5, 7, 8, 16], activation_bits=[7, 8])
     with evoq.EvaluationStore(":memory:") as store:
         sparse = evoq.measure_sensitivity(network, store=store, method="sparse", progress=False)
-        assert store.count() == network.space.n_var
+        weights = sum(gene.kind == "weight" for gene in network.space.genes)
+        assert store.count() == weights + network.space.n_var  # of activations only 7 bits: nearest to 3 and to 6
         full = evoq.measure_sensitivity(network, store=store, progress=False)
     for j, gene in enumerate(network.space.genes):
-        measured = 3 if gene.kind == "weight" else 4  # 3 and 5 are as near to 4: the lower
-        for b in gene.choices:
-            entry = sparse.values[j, sparse.bits.index(b)]
-            if b == 16:
-                assert entry == 0
-            else:
-                expected = full.values[j, full.bits.index(measured)] * 4.0 ** (measured - b)
-                assert entry == pytest.approx(expected, rel=1e-12)
+        exact = {b: full.values[j, full.bits.index(b)] for b in gene.choices}
+        found = {b: sparse.values[j, sparse.bits.index(b)] for b in gene.choices}
+        if gene.kind == "weight":  # 5 and 7 are as near to 6: the lower
+            middle = np.sqrt(exact[3] * exact[5])
+            expected = exact | {2: exact[3] * 4, 4: middle, 7: exact[5] / 16, 8: exact[5] / 64, 16: 0}
+        else:
+            expected = exact | {8: exact[7] / 4}
+        assert found == pytest.approx(expected, rel=1e-12)
     assert np.array_equal(np.isnan(sparse.values), np.isnan(full.values))
 
 
@@ -99,10 +100,14 @@ def test_a_full_table_tells_what_a_sparse_scan_would_have_given(tiny_model, tiny
     assert (found.bits, found.metric, found.space.to_json()) == (sparse.bits, sparse.metric, sparse.space.to_json())
 
 
-def test_a_sparse_scan_of_decibels_takes_six_a_bit(tiny_model, tiny_samples):
+def test_a_sparse_scan_of_decibels_is_on_lines(tiny_model, tiny_samples):
     network = network_of(tiny_model, tiny_samples, difference="sqnr")
     table = evoq.measure_sensitivity(network, method="sparse", progress=False)
-    np.testing.assert_allclose(np.diff(table.values, axis=1), -20 * np.log10(2))
+    steps = np.diff(table.values, axis=1)
+    beyond = [table.bits.index(b) for b in (2, 6, 7)]
+    np.testing.assert_allclose(steps[:, beyond], -20 * np.log10(2))
+    between = steps[:, table.bits.index(3) : table.bits.index(6)]
+    np.testing.assert_allclose(between, np.broadcast_to(between[:, :1], between.shape))
 
 
 def test_an_unknown_method_is_named_before_any_work(tiny_model, tiny_samples):

@@ -70,7 +70,7 @@ def test_every_named_algorithm_is_seeded_counted_and_allowed(tmp_path, name):
         space = get_problem(run.key.problem).space
         space.check(run.X)
         assert 0 < len(run.X) <= 150 - run.paid
-        expected = {"guided": 7 * 14, "additive_front": 7 * 14, "surrogate": 14}.get(name, 0)
+        expected = {"guided": 7 * 14, "additive_front": 7 * 14, "surrogate": 2 * 14}.get(name, 0)
         assert run.paid == expected
     if name != "additive_front":
         one, two = first.of("digits-size-bops", name)
@@ -180,21 +180,22 @@ def test_real_networks_share_one_store_and_pay_for_the_scan(tmp_path):
 
 
 def test_our_default_search_pays_for_a_sparse_scan_and_for_screenings(tmp_path):
-    problem = NetworkProblem(name="tiny", recipe=DIGITS, reference=get_problem("digits-bops").reference)
+    recipe = evoq.Recipe(model="digits", count=20)
+    problem = NetworkProblem(name="tiny", recipe=recipe, reference=get_problem("digits-bops").reference)
     options = {"problems": [problem], "algorithms": ["surrogate", "guided"], "budget": 110, "seeds": [0]}
     results = study(tmp_path, **options).run()
     ours, guided = results.runs
-    assert (ours.paid, guided.paid) == (14, 98)
-    network = DIGITS(threads=1)
+    assert (ours.paid, guided.paid) == (28, 98)
+    network = recipe(threads=1)
     real = MixedPrecisionProblem(network)
     table = evoq.measure_sensitivity(network, method="sparse", progress=False)
-    alone = evoq.run_search(real, evoq.SurrogateSearch(table), evaluations=110 - 14, seed=0, progress=False)
+    alone = evoq.run_search(real, evoq.SurrogateSearch(table), evaluations=110 - 28, seed=0, progress=False)
     n = len(ours.X)  # a study stops in the middle of a batch, where its budget ends
     assert np.array_equal(ours.X, alone.vectors[:n])
-    assert ours.counts[39] == 14 + 40
-    assert ours.counts[40] > 14 + 40 + 3  # samples were chosen and a batch screened before the next policy
+    assert ours.counts[39] == 28 + 40
+    assert ours.counts[40] > 28 + 40 + 3  # samples were chosen and a batch screened before the next policy
     assert (np.diff(ours.counts) > 0).all()
-    assert n < 110 - 14
+    assert n < 110 - 28
     assert 100 < ours.counts[-1] <= 110
     archive = ours.archive
     assert np.array_equal(archive[ours.counts - 1], ours.F)
