@@ -22,9 +22,8 @@ SIZES = {
     "efficientnet_lite0": 64,
     "ssd_mobilenet_v1_075_coco": 64,
     "ssd300_resnet50": 268,
+    "ssd300_vgg16": 268,
 }
-TOO_SLOW = ("ssd300_vgg16",)
-"""28 GMACs an image even at 268 pixels; tests/zoo/test_ssd.py runs it once against torchvision's."""
 FREE = 2
 """Layers with genes."""
 
@@ -48,7 +47,7 @@ def spread(names):
     return [names[i] for i in np.linspace(0, len(names) - 1, FREE).round().astype(int)]
 
 
-@pytest.mark.parametrize("name", [name for name in evoq.zoo.names() if name not in TOO_SLOW])
+@pytest.mark.parametrize("name", evoq.zoo.names())
 def test_every_network_through_every_stage(name, tmp_path, monkeypatch):
     # Ranges of the bit-widths used here alone: five more for 45 million weights are most of ResNet101's set-up.
     monkeypatch.setattr("evoq_moo._setup.QUANTIZED_BITS", (4, 8))
