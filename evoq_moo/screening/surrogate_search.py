@@ -31,9 +31,14 @@ ROUNDS = 4
 """Our choice: after so many screened batches without a promising policy, the best one is evaluated all the same."""
 
 DRAWS = 800
-"""Our choice: candidates drawn for each batch, and ..."""
+"""Our choice: candidates drawn in each round of changes, and ..."""
 SHORTLIST = 160
-"""... how many of them, by what each alone is expected to gain, the batch is picked from."""
+"""... how many of them, by what each alone is expected to gain, are changed again or the batch is picked from."""
+
+DEPTH = 4
+"""Our choice: rounds of changes of a candidate where nothing is screened; where the difference sits in few samples, it
+takes one. Measured at 600 evaluations of SqueezeNet (spread): 4 rounds gain 28 % more than one over the start. At 1,000
+of CIFAR-10 ResNet20 (few samples): 21 % less, because what is lucky near the front is so by its roundings."""
 
 
 class SurrogateSearch(Algorithm):  # type: ignore[misc]
@@ -45,7 +50,8 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
     samples that hold much of the difference, and those that may still turn out well get a second look, at the samples
     that hold nearly all of it. Policies that would still add hypervolume, as far as the screening tells, are evaluated
     on all samples, and only those enter the result. Where the difference is spread over many samples (or the problem
-    has no network, or calibrates in the loop), nothing is screened, and the batch itself is evaluated.
+    has no network, or calibrates in the loop), nothing is screened, candidates may be several changes away from the front,
+    and the best of the batch are evaluated at once.
 
     A screening counts as the share of an evaluation that its samples are, and takes part in `n_eval` (rounded down),
     so that a termination by evaluations compares fairly with other algorithms.
@@ -164,26 +170,40 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
     def _candidates(
         self, values: FloatArray, noise: FloatArray, cells: Cells
     ) -> tuple[IntArray, FloatArray, FloatArray]:
-        """Return candidates and what the surrogate predicts of them: means, and covariances `(n, n)`."""
+        """Return candidates and what the surrogate predicts of them: means, and covariances `(n, n)`.
+
+        They are small changes of policies near the front, and small changes of the most promising of those again.
+        """
         X = self._archive.X if self._screen is None else np.concatenate([self._archive.X, self._screen.waiting])
         gap = values - cells.best_at(self._scale.costs(X))
         unit = self._archive.unit
-        parents = self._archive.X[gap[: len(self._archive.X)] <= NEAR * unit]
-        seen = {x.tobytes() for x in X}
-        drawn = propose(self._tables, parents, DRAWS, seen, self.random_state)
-        if len(drawn) < self.batch:  # the neighbourhood is known: anywhere else
-            drawn = np.concatenate([drawn, self._anywhere(seen | {x.tobytes() for x in drawn})])
-        drawn = drawn[self._scale.within(drawn)]
-        if not len(drawn):
-            return drawn, np.empty(0), np.empty((0, 0))
         rows = np.sort(np.argsort(gap, kind="stable")[:TRAINING])
         model = ResidualModel(self.sensitivity.space, unit)
         model.fit(X[rows], self._scale.predicted(X[rows]), values[rows], noise[rows])
-        predicted = self._scale.predicted(drawn)
-        mean, std = model.predict(drawn, predicted)
-        gains = cells.gains(self._scale.costs(drawn), mean, np.maximum(std, 1e-5))
-        best = np.sort(np.argsort(-gains.round(12), kind="stable")[:SHORTLIST])
-        return drawn[best], mean[best], model.covariance(drawn[best], predicted[best])
+        parents = self._archive.X[gap[: len(self._archive.X)] <= NEAR * unit]
+        seen = {x.tobytes() for x in X}
+        best, gains = X[:0], np.empty(0)
+        for _ in range(DEPTH if self._screen is None else 1):
+            drawn = self._draw(parents, seen)
+            mean, std = model.predict(drawn, self._scale.predicted(drawn)) if len(drawn) else (gains[:0], gains[:0])
+            found = cells.gains(self._scale.costs(drawn), mean, np.maximum(std, 1e-5))
+            best, gains = np.concatenate([best, drawn]), np.concatenate([gains, found])
+            kept = np.sort(np.argsort(-gains.round(12), kind="stable")[:SHORTLIST])
+            best, gains = best[kept], gains[kept]
+            if not len(best):
+                return best, np.empty(0), np.empty((0, 0))
+            parents = best
+        predicted = self._scale.predicted(best)
+        return best, model.predict(best, predicted)[0], model.covariance(best, predicted)
+
+    def _draw(self, parents: IntArray, seen: set[bytes]) -> IntArray:
+        """Return new vectors within the budgets near some, or anywhere where few are left; all drawn count as seen."""
+        drawn = propose(self._tables, parents, DRAWS, seen, self.random_state)
+        seen |= {x.tobytes() for x in drawn}
+        if len(drawn) < self.batch:  # the neighbourhood is known
+            drawn = np.concatenate([drawn, self._anywhere(seen)])
+            seen |= {x.tobytes() for x in drawn}
+        return drawn[self._scale.within(drawn)]
 
     def _anywhere(self, seen: set[bytes]) -> IntArray:
         space = self.sensitivity.space
