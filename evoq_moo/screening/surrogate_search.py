@@ -50,8 +50,8 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
     samples that hold much of the difference, and those that may still turn out well get a second look, at the samples
     that hold nearly all of it. Policies that would still add hypervolume, as far as the screening tells, are evaluated
     on all samples, and only those enter the result. Where the difference is spread over many samples (or the problem
-    has no network, or calibrates in the loop), nothing is screened, candidates may be several changes away from the front,
-    and the best of the batch are evaluated at once.
+    has no network, or calibrates in the loop), nothing is screened, candidates may be several changes away from the
+    front, and the best of the batch are evaluated at once.
 
     A screening counts as the share of an evaluation that its samples are, and takes part in `n_eval` (rounded down),
     so that a termination by evaluations compares fairly with other algorithms.
