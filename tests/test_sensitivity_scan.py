@@ -72,17 +72,18 @@ def test_an_open_store_stays_open(tiny_model, tiny_samples, tmp_path):
 
 
 def test_a_sparse_scan_measures_two_choices_of_each_gene(tiny_model, tiny_samples):
-    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 3, 4, 6, 8, 16], activation_bits=[7, 8])
+    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 3, 4, 5, 7, 8, 16], activation_bits=[7, 8])
     with evoq.EvaluationStore(":memory:") as store:
         sparse = evoq.measure_sensitivity(network, store=store, method="sparse", progress=False)
         weights = sum(gene.kind == "weight" for gene in network.space.genes)
-        assert store.count() == weights + network.space.n_var  # of activations only 7 bits: nearest to 2 and to 5
+        assert store.count() == weights + network.space.n_var  # of activations only 7 bits: nearest to 3 and to 6
         full = evoq.measure_sensitivity(network, store=store, progress=False)
     for j, gene in enumerate(network.space.genes):
         exact = {b: full.values[j, full.bits.index(b)] for b in gene.choices}
         found = {b: sparse.values[j, sparse.bits.index(b)] for b in gene.choices}
-        if gene.kind == "weight":  # 4 and 6 are as near to 5: the lower
-            expected = exact | {3: np.sqrt(exact[2] * exact[4]), 6: exact[4] / 16, 8: exact[4] / 256, 16: 0}
+        if gene.kind == "weight":  # 5 and 7 are as near to 6: the lower
+            middle = np.sqrt(exact[3] * exact[5])
+            expected = exact | {2: exact[3] * 4, 4: middle, 7: exact[5] / 16, 8: exact[5] / 64, 16: 0}
         else:
             expected = exact | {8: exact[7] / 4}
         assert found == pytest.approx(expected, rel=1e-12)
@@ -103,9 +104,9 @@ def test_a_sparse_scan_of_decibels_is_on_lines(tiny_model, tiny_samples):
     network = network_of(tiny_model, tiny_samples, difference="sqnr")
     table = evoq.measure_sensitivity(network, method="sparse", progress=False)
     steps = np.diff(table.values, axis=1)
-    beyond = [table.bits.index(b) for b in (5, 6, 7)]
+    beyond = [table.bits.index(b) for b in (2, 6, 7)]
     np.testing.assert_allclose(steps[:, beyond], -20 * np.log10(2))
-    between = steps[:, table.bits.index(2) : table.bits.index(5)]
+    between = steps[:, table.bits.index(3) : table.bits.index(6)]
     np.testing.assert_allclose(between, np.broadcast_to(between[:, :1], between.shape))
 
 
