@@ -60,6 +60,19 @@ def test_screenings_count_as_parts_of_evaluations(network, sensitivity):
     assert plain.trace[-1].evaluations == len(plain.vectors)
 
 
+def test_candidates_go_several_changes_deep_where_nothing_is_screened():
+    """One round changes at most four genes, so a policy that differs in more from all before it took several."""
+    network = evoq.Recipe(model="digits", count=20)(threads=1)
+    sensitivity = evoq.measure_sensitivity(network, method="sparse", progress=False)
+    farthest = {}
+    for screening in (True, False):
+        run, algorithm = search(MixedPrecisionProblem(network), sensitivity, screening=screening, shares=(0.5, 0.9))
+        assert (algorithm._screen is not None) == screening
+        X = run.vectors
+        farthest[screening] = max((X[:i] != X[i]).sum(axis=1).min() for i in range(10, len(X)))
+    assert farthest[True] <= 4 < farthest[False]
+
+
 def test_screenings_go_through_the_executor_and_change_nothing(network, sensitivity):
     expected, _ = search(MixedPrecisionProblem(network), sensitivity)
     with ThreadPoolExecutor(2) as executor:
