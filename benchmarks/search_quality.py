@@ -241,10 +241,10 @@ def _run(
     network = (evoq.Recipe(model=name) if name == "digits" else recipe_for(name))(threads=threads)
     problem = MixedPrecisionProblem(network, objectives=("difference", cost), store=output / f"{name}.sqlite")
     sparse = evoq.measure_sensitivity(network, evaluator=problem.evaluator, method="sparse")
-    measured, entries = (len(scan_policies(network.space, method)[0]) for method in ("sparse", "full"))
+    sparse_scan, full_scan = (len(scan_policies(network.space, method)[0]) for method in ("sparse", "full"))
     needs_full = not methods or not set(methods) <= set(searchers(sparse, None))
     full = None
-    if needs_full and not ablation and entries < evaluations:
+    if needs_full and not ablation and full_scan < evaluations:
         full = evoq.measure_sensitivity(network, evaluator=problem.evaluator)
     algorithms = ablations(sparse) if ablation else searchers(sparse, full)
     for seed in range(seeds):
@@ -258,7 +258,7 @@ def _run(
                 counts = paid + 1 + np.arange(len(X))
             else:
                 table, make = algorithms[method]
-                paid = 0 if table is None else measured if table is sparse else entries
+                paid = 0 if table is None else sparse_scan if table is sparse else full_scan
                 found = evoq.run_search(problem, make(), evaluations=evaluations - paid, seed=seed)
                 X = found.vectors
                 generations = np.diff([row.policies for row in found.trace], prepend=0)

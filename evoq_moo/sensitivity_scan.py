@@ -69,7 +69,7 @@ def measure_sensitivity(
     falls by four with each bit: `d(b) = d(measured) 4^(measured - b)`. Differences that may be negative (decibels) are
     on a line themselves, of `20 log10(2)` a bit beyond. Our choice: 40 points of such a table's additive front have
     more hypervolume than with one choice of each gene, near 4 bits (SqueezeNet 1.1, MobileNetV2, EfficientNet-Lite0,
-    and three of four draws of samples on CIFAR-10 ResNet20), and nearly that of the full table's.
+    and three of four draws of samples on CIFAR-10 ResNet20), and nearly as much as with all choices of each gene.
 
     Args:
         network: The network.

@@ -268,7 +268,7 @@ window.addEventListener("load", () => {
 def test_a_browser_sorts_filters_and_shows_policies(make_run, tmp_path):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("needs chromium")
+        pytest.skip("needs a browser to run the report's script: chromium or google-chrome on the PATH")
     folder = make_run(finished=True, policies=60)
     front = read_run(folder).front
     limit = float(np.median(front.values("bops")))
