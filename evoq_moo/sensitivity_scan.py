@@ -16,7 +16,7 @@ from evoq_moo.store import EvaluationStore, policy_key
 
 Method = Literal["full", "sparse"]
 
-SPARSE_BITS = (3, 6)
+SPARSE_BITS = (2, 6)
 """Our choice: a sparse scan measures the choices nearest to these (the lower of two as near)."""
 
 DECIBELS = 20 * math.log10(2)
@@ -64,12 +64,12 @@ def measure_sensitivity(
     Costs one evaluation for each (gene, bit-width); results go to the store, so an interrupted scan goes on where it
     was and a later one is free.
 
-    A sparse scan costs two evaluations for each gene: it measures the choices nearest to 3 and 6 bits. Choices between
-    them it takes from the line through both logarithms, choices beyond from the power of the rounding error, which
-    falls by four with each bit: `d(b) = d(measured) 4^(measured - b)`. Differences that may be negative (decibels) are
-    on a line themselves, of `20 log10(2)` a bit beyond. Our choice: 40 points of such a table's additive front have
-    more hypervolume than with one choice of each gene, near 4 bits (SqueezeNet 1.1, MobileNetV2, EfficientNet-Lite0,
-    and three of four draws of samples on CIFAR-10 ResNet20), and nearly as much as with all choices of each gene.
+    A sparse scan costs two evaluations for each gene: it measures the choices nearest to 2 and 6 bits. Every other
+    choice it takes from the straight line through both logarithms, as the rounding error's power is one (it falls by
+    four with each bit), with the gene's own slope; differences that may be negative (decibels) are on such a line
+    themselves. Where a gene has one choice to measure, or one of both is without any difference, the slope is that of
+    the rounding error: `d(b) = d(measured) 4^(measured - b)`, or `20 log10(2)` dB a bit. Our choice: a smooth table
+    starts a search better than single entries do, whose luck the additive front picks out (`docs/measurements.md`).
 
     Args:
         network: The network.
@@ -137,10 +137,11 @@ def _table(
 
 def _filled_in(known: dict[int, float], b: int, *, decibels: bool) -> float:
     """Return a gene's difference at a bit-width that was not measured."""
-    below, above = max((k for k in known if k < b), default=None), min((k for k in known if k > b), default=None)
-    if below is not None and above is not None:
-        part = (b - below) / (above - below)
-        low, high = known[below], known[above]
-        return (1 - part) * low + part * high if decibels else low ** (1 - part) * high**part
+    low, high = min(known), max(known)
+    if low < high and (decibels or min(known[low], known[high]) > 0):
+        part = (b - low) / (high - low)
+        if decibels:
+            return (1 - part) * known[low] + part * known[high]
+        return known[low] ** (1 - part) * known[high] ** part
     near = min(known, key=lambda k: abs(k - b))
     return known[near] + DECIBELS * (near - b) if decibels else known[near] * 4.0 ** (near - b)
