@@ -23,12 +23,15 @@ DECIBELS = 20 * math.log10(2)
 """What one bit changes in a ratio of signal to rounding error (dB)."""
 
 
-def scan_policies(space: SearchSpace, method: Method = "full") -> tuple[list[tuple[int, int]], IntArray]:
+def scan_policies(
+    space: SearchSpace, method: Method = "full", *, near: tuple[int, int] = SPARSE_BITS
+) -> tuple[list[tuple[int, int]], IntArray]:
     """Return the policies of a sensitivity scan: one gene at one bit-width, everything else float.
 
     Args:
         space: The search space.
-        method: ``"full"``: every choice of every gene. ``"sparse"``: at most two choices of each gene.
+        method: ``"full"``: every choice of every gene. ``"sparse"``: the choices of each gene nearest to `near`.
+        near: Bit-widths that a sparse scan measures.
 
     Returns:
         `(gene, bit-width)` of each policy, and bit-widths int64 `(n, layers, 2)`. Choices of 16 and 32 bits are
@@ -41,7 +44,7 @@ def scan_policies(space: SearchSpace, method: Method = "full") -> tuple[list[tup
     choices = [[b for b in gene.choices if b not in FLOAT_BITS] for gene in space.genes]
     if method == "sparse":
         choices = [
-            sorted({min(quantized, key=lambda b: (abs(b - wanted), b)) for wanted in SPARSE_BITS if quantized})
+            sorted({min(quantized, key=lambda b: (abs(b - wanted), b)) for wanted in near if quantized})
             for quantized in choices
         ]
     entries = [(j, b) for j, quantized in enumerate(choices) for b in quantized]
@@ -104,13 +107,14 @@ def measure_sensitivity(
     return _table(space, entries, differences, sparse=method == "sparse", metric=network.metric)
 
 
-def sparse_table(table: SensitivityTable) -> SensitivityTable:
+def sparse_table(table: SensitivityTable, *, near: tuple[int, int] = SPARSE_BITS) -> SensitivityTable:
     """Return the table that a sparse scan of the same network would have given.
 
     Args:
         table: One of a full scan.
+        near: Bit-widths whose nearest choices it would have measured.
     """
-    entries, _ = scan_policies(table.space, "sparse")
+    entries, _ = scan_policies(table.space, "sparse", near=near)
     differences = np.array([table.values[j, table.bits.index(b)] for j, b in entries])
     return _table(table.space, entries, differences, sparse=True, metric=table.metric)
 
@@ -142,6 +146,6 @@ def _filled_in(known: dict[int, float], b: int, *, decibels: bool) -> float:
         part = (b - low) / (high - low)
         if decibels:
             return (1 - part) * known[low] + part * known[high]
-        return known[low] ** (1 - part) * known[high] ** part
+        return float(known[low] ** (1 - part) * known[high] ** part)
     near = min(known, key=lambda k: abs(k - b))
     return known[near] + DECIBELS * (near - b) if decibels else known[near] * 4.0 ** (near - b)
