@@ -52,9 +52,10 @@ def main(
             found.setdefault("{} and {}".format(*pair), []).append(start)
         found.setdefault("all", []).append(_start(problem, full, cost))
         problem.close()
-    table = Table("measured", *(f"draw {draw}" for draw in seeds), "mean", title=f"{name}, {cost}")
-    for rule, values in found.items():
-        table.add_row(rule, *(f"{v:.4f}" for v in (*values, float(np.mean(values)))))
+    table = Table("draw", *found, title=f"{name}, {cost}")
+    columns = [[*values, float(np.mean(values))] for values in found.values()]
+    for draw, row in zip([*map(str, seeds), "mean"], zip(*columns, strict=True), strict=True):
+        table.add_row(draw, *(f"{v:.4f}" for v in row))
     Console().print(table)
 
 
