@@ -67,12 +67,13 @@ def measure_sensitivity(
     Costs one evaluation for each (gene, bit-width); results go to the store, so an interrupted scan goes on where it
     was and a later one is free.
 
-    A sparse scan costs two evaluations for each gene: it measures the choices nearest to 2 and 6 bits. Every other
-    choice it takes from the straight line through both logarithms, as the rounding error's power is one (it falls by
-    four with each bit), with the gene's own slope; differences that may be negative (decibels) are on such a line
-    themselves. Where a gene has one choice to measure, or one of both is without any difference, the slope is that of
-    the rounding error: `d(b) = d(measured) 4^(measured - b)`, or `20 log10(2)` dB a bit. Our choice: a smooth table
-    starts a search better than single entries do, whose luck the additive front picks out (`docs/measurements.md`).
+    A sparse scan costs two evaluations for each gene: it measures the choices nearest to 2 and 6 bits. Choices between
+    them it takes from the straight line through both logarithms, choices beyond with a slope halfway between that of
+    the line and that of the rounding error, whose power falls by four with each bit. Differences that may be negative
+    (decibels) are on lines themselves; there the rounding error falls by `20 log10(2)` dB a bit. Where a gene has one
+    choice to measure, or one of both is without any difference, the slope is the rounding error's. Our choice: a smooth
+    table starts a search better than single entries, whose luck the additive front picks out, and beyond 6 bits neither
+    slope alone suits small and large networks (`docs/measurements.md`).
 
     Args:
         network: The network.
@@ -142,10 +143,11 @@ def _table(
 def _filled_in(known: dict[int, float], b: int, *, decibels: bool) -> float:
     """Return a gene's difference at a bit-width that was not measured."""
     low, high = min(known), max(known)
-    if low < high and (decibels or min(known[low], known[high]) > 0):
-        part = (b - low) / (high - low)
-        if decibels:
-            return (1 - part) * known[low] + part * known[high]
-        return float(known[low] ** (1 - part) * known[high] ** part)
-    near = min(known, key=lambda k: abs(k - b))
-    return known[near] + DECIBELS * (near - b) if decibels else known[near] * 4.0 ** (near - b)
+    if low == high or (not decibels and min(known[low], known[high]) <= 0):
+        near = min(known, key=lambda k: abs(k - b))
+        return known[near] + DECIBELS * (near - b) if decibels else known[near] * 4.0 ** (near - b)
+    first, last = (known[low], known[high]) if decibels else (math.log(known[low]), math.log(known[high]))
+    own = (first - last) / (high - low)
+    rounding = DECIBELS if decibels else math.log(4)
+    value = last + (own if b < high else (own + rounding) / 2) * (high - b)
+    return value if decibels else math.exp(value)
