@@ -102,6 +102,16 @@ def test_a_full_table_tells_what_a_sparse_scan_would_have_given(tiny_model, tiny
     assert (found.bits, found.metric, found.space.to_json()) == (sparse.bits, sparse.metric, sparse.space.to_json())
 
 
+def test_a_full_table_tells_what_a_sparse_scan_of_other_bits_would_have_given(tiny_model, tiny_samples):
+    network = network_of(tiny_model, tiny_samples, weight_bits=[2, 3, 5, 8], activation_bits=[3, 8])
+    full = evoq.measure_sensitivity(network, progress=False)
+    other = sparse_table(full, near=(3, 8))
+    same = (other.values == full.values).all(0)
+    assert [bool(s) for s in same] == [b in (3, 8) for b in full.bits]
+    entries, _ = scan_policies(network.space, "sparse", near=(3, 8))
+    assert entries == [(j, b) for j in range(network.space.n_var) for b in (3, 8)]
+
+
 def test_a_sparse_scan_of_decibels_is_on_lines(tiny_model, tiny_samples):
     network = network_of(tiny_model, tiny_samples, difference="sqnr")
     table = evoq.measure_sensitivity(network, method="sparse", progress=False)
