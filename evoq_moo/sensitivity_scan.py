@@ -30,8 +30,8 @@ def scan_policies(
 
     Args:
         space: The search space.
-        method: ``"full"``: every choice of every gene. ``"sparse"``: the choices of each gene nearest to `near`.
-        near: Bit-widths that a sparse scan measures.
+        method: ``"full"``: every choice of every gene. ``"sparse"``: at most two choices of each gene.
+        near: A sparse scan measures the choices nearest to these.
 
     Returns:
         `(gene, bit-width)` of each policy, and bit-widths int64 `(n, layers, 2)`. Choices of 16 and 32 bits are
@@ -142,12 +142,12 @@ def _table(
 
 def _filled_in(known: dict[int, float], b: int, *, decibels: bool) -> float:
     """Return a gene's difference at a bit-width that was not measured."""
-    low, high = min(known), max(known)
-    if low == high or (not decibels and min(known[low], known[high]) <= 0):
+    if not decibels and min(known.values()) <= 0:  # which have no logarithm
         near = min(known, key=lambda k: abs(k - b))
-        return known[near] + DECIBELS * (near - b) if decibels else known[near] * 4.0 ** (near - b)
+        return known[near] * 4.0 ** (near - b)
+    low, high = min(known), max(known)
     first, last = (known[low], known[high]) if decibels else (math.log(known[low]), math.log(known[high]))
-    own = (first - last) / (high - low)
     rounding = DECIBELS if decibels else math.log(4)
+    own = (first - last) / (high - low) if low < high else rounding
     value = last + (own if b < high else (own + rounding) / 2) * (high - b)
     return value if decibels else math.exp(value)
