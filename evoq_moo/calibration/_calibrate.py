@@ -16,7 +16,7 @@ from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._parameters import parameters_of
 from evoq_moo.calibration._report import CalibrationReport, StepReport
-from evoq_moo.calibration._steps import STEPS, Setting, State, check_steps
+from evoq_moo.calibration._steps import FITS_LEVELS, STEPS, Setting, State, check_steps
 from evoq_moo.calibration._walk import heads_of_candidate
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.network import QuantizedNetwork
@@ -30,6 +30,7 @@ def calibrate(
     steps: str | Sequence[str] = "full",
     *,
     folds: int = 2,
+    mirror: bool | None = None,
     time_limit: float | None = None,
     seed: int = 0,
     blocks: BlockOptions | None = None,
@@ -54,11 +55,17 @@ def calibrate(
     the same steps. If the difference over the parts held out grows by a step, the step is rolled back. Only the
     tabulated clip ranges it all begins with, and what ``"equalize"`` makes of them, come from all samples.
 
+    Steps that fit levels have more unknowns than 50 samples settle, so they also get each sample's mirror image (left
+    to right; our choice): what the float network makes of it needs no label. An image and its mirror image are held out
+    together, and differences are those of the samples alone.
+
     Args:
         network: The network; it is not changed.
         policy: The bit-widths.
         steps: ``"light"``, ``"full"``, or names.
         folds: Parts of the cross-validation. Time grows with it: each step runs `folds + 1` times.
+        mirror: Whether to fit to mirror images too, which takes about half as long again; None: if ``"rounding"`` or
+            ``"blocks"`` is among the steps. Only samples `(N, channels, height, width)` have any.
         time_limit: Seconds after which no further step or block begins; a pass over the layers is not interrupted.
             Without it the result depends on the seed alone, not on the machine's speed or number of threads.
         seed: Of the parts and draws.
@@ -83,6 +90,14 @@ def calibrate(
     if folds > count:
         raise ArgumentError(f"folds: given {folds}; allowed: 2..{count}, the number of samples")
     check_count("seed", seed, lowest=0)
+    if mirror is not None and not isinstance(mirror, bool):
+        raise ArgumentError(f"mirror: given {mirror!r}; allowed: True, False or None")
+    images = network.samples.dim() == 4
+    if mirror and not images:
+        shape = tuple(network.samples.shape)
+        raise ArgumentError(f"mirror: given True with samples {shape}; allowed with (N, channels, height, width)")
+    if mirror is None:
+        mirror = images and not FITS_LEVELS.isdisjoint(names)
     if time_limit is not None and not (isinstance(time_limit, int | float) and 0 < time_limit < math.inf):
         raise ArgumentError(f"time_limit: given {time_limit!r}; allowed: a positive number of seconds, or None")
     if blocks is not None and not isinstance(blocks, BlockOptions):
@@ -90,9 +105,9 @@ def calibrate(
     if network.samples.device.type != "cpu":
         raise ArgumentError(f"network: its samples are on {network.samples.device}; calibration runs on the CPU")
     with _one_thread(), torch.no_grad():
-        return _Calibration(network, policy, folds=folds, seed=seed, blocks=blocks or BlockOptions()).run(
-            names, time_limit=time_limit, progress=progress
-        )
+        options = blocks or BlockOptions()
+        calibration = _Calibration(network, policy, folds=folds, mirror=mirror, seed=seed, blocks=options)
+        return calibration.run(names, time_limit=time_limit, progress=progress)
 
 
 @contextmanager
@@ -110,7 +125,14 @@ class _Calibration:
     """The states of one calibration: one for each part held out, and one that sees all samples, the last."""
 
     def __init__(
-        self, network: QuantizedNetwork, policy: Policy, *, folds: int, seed: int, blocks: BlockOptions
+        self,
+        network: QuantizedNetwork,
+        policy: Policy,
+        *,
+        folds: int,
+        mirror: bool,
+        seed: int,
+        blocks: BlockOptions,
     ) -> None:
         self.started = time.monotonic()
         self.network = network
@@ -120,23 +142,28 @@ class _Calibration:
         order = np.random.default_rng(seed).permutation(count)
         parts = [torch.from_numpy(part) for part in np.array_split(order, folds)]
         self.order = torch.cat(parts)
+        each = 2 if mirror else 1
         # As even as can be: each size of micro-batch is captured by itself.
         pieces = [
             (k, piece)
             for k, part in enumerate(parts)
-            for piece in torch.tensor_split(part, math.ceil(len(part) / MICRO_BATCH))
+            for piece in torch.tensor_split(part, math.ceil(each * len(part) / MICRO_BATCH))
         ]
-        sizes = sorted({len(piece) for _, piece in pieces})
+        sizes = sorted({each * len(piece) for _, piece in pieces})
         captured = CapturedNetwork(network.network, network.space.layer_names, network.samples, sizes[-1])
         for size in sizes[:-1]:
             captured.prepare(size)
         batches = [network.samples[piece] for _, piece in pieces]
+        samples = [len(batch) for batch in batches]
+        if mirror:
+            batches = [torch.cat([batch, batch.flip(-1)]) for batch in batches]
         part_of = [k for k, _ in pieces]
         seen = [tuple(k != held for k in part_of) for held in range(folds)] + [(True,) * len(pieces)]
         self.held_out = torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
         self.setting = Setting(
             network=captured,
             batches=batches,
+            samples=samples,
             seen=seen,
             float_heads=[head[self.order] for head in network.float_heads],
             pool=network.pool,
@@ -190,10 +217,11 @@ class _Calibration:
         result = STEPS[name].run(replace(self.setting, deadline=deadline, advance=advance), self.states)
         states = result.states
         after, held_after = self._differences(states)
+        rows = self.setting.sample_rows()
         changed = any(
             not torch.equal(old, new)
             for a, b in zip(self.states, states, strict=True)
-            for old, new in zip(a.mapped(), b.mapped(), strict=True)
+            for old, new in zip(a.mapped(rows), b.mapped(rows), strict=True)
         )
         kept = held_after <= held_before
         if kept:
@@ -212,7 +240,8 @@ class _Calibration:
 
     def _differences(self, states: Sequence[State]) -> tuple[float, float]:
         """Return the difference of the network that saw all samples, and that over the parts held out."""
-        heads = [state.mapped() for state in states]
+        rows = self.setting.sample_rows()
+        heads = [state.mapped(rows) for state in states]
         out = [
             torch.stack([heads[k][h][row] for row, k in enumerate(self.held_out.tolist())])
             for h in range(len(heads[0]))

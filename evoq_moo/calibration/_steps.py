@@ -26,16 +26,16 @@ class State:
     Attributes:
         parameters: Of every layer.
         outputs: The map of each head.
-        heads: Its heads on all samples, before the maps, in the order of the micro-batches.
+        heads: Its heads on all micro-batches in their order, before the maps.
     """
 
     parameters: Parameters
     outputs: tuple[OutputMap, ...]
     heads: list[Tensor]
 
-    def mapped(self) -> list[Tensor]:
-        """Return the heads behind the maps."""
-        return [m(head) for m, head in zip(self.outputs, self.heads, strict=True)]
+    def mapped(self, rows: Tensor) -> list[Tensor]:
+        """Return some rows of the heads, behind the maps."""
+        return [m(head[rows]) for m, head in zip(self.outputs, self.heads, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,10 @@ class Setting:
 
     Attributes:
         network: The float network.
-        batches: Micro-batches of the samples.
+        batches: Micro-batches: samples, and behind them their mirror images if there are any.
+        samples: How many of each micro-batch are samples.
         seen: For each state and micro-batch, whether it may be fitted to.
-        float_heads: The float network's heads, in the order of the micro-batches.
+        float_heads: The float network's heads on the samples, in the order of the micro-batches.
         pool: Where micro-batches run.
         seed: Of draws.
         options: Of block-wise reconstruction.
@@ -56,6 +57,7 @@ class Setting:
 
     network: CapturedNetwork
     batches: Sequence[Tensor]
+    samples: Sequence[int]
     seen: Sequence[tuple[bool, ...]]
     float_heads: list[Tensor]
     pool: ComputePool
@@ -63,6 +65,11 @@ class Setting:
     options: BlockOptions = field(default_factory=BlockOptions)
     deadline: float | None = None
     advance: Callable[[], None] = lambda: None
+
+    def sample_rows(self, seen: Sequence[bool] | None = None) -> Tensor:
+        """Return which rows of all micro-batches are samples; only those of the micro-batches seen, if given."""
+        counts = zip(self.batches, self.samples, seen or [True] * len(self.batches), strict=True)
+        return torch.cat([(torch.arange(len(batch)) < n) & known for batch, n, known in counts]).nonzero().flatten()
 
     def candidates(self, states: Sequence[State]) -> list[Candidate]:
         """Return the states as candidates."""
@@ -146,12 +153,12 @@ def _blocks(setting: Setting, states: Sequence[State]) -> Result:
 
 
 def _outputs(setting: Setting, states: Sequence[State]) -> Result:
-    sizes = [len(batch) for batch in setting.batches]
     result = []
     for state, seen in zip(states, setting.seen, strict=True):
-        rows = torch.cat([torch.full((size,), s) for size, s in zip(sizes, seen, strict=True)])
+        rows = setting.sample_rows(seen)
+        known = torch.cat([torch.full((n,), s) for n, s in zip(setting.samples, seen, strict=True)])
         maps = [
-            fit_output(head[rows], wanted[rows], OutputMap.identity(head))
+            fit_output(head[rows], wanted[known], OutputMap.identity(head))
             for head, wanted in zip(state.heads, setting.float_heads, strict=True)
         ]
         result.append(State(state.parameters, tuple(maps), state.heads))
@@ -178,6 +185,8 @@ FULL = ("equalize", "rounding", "outputs")
 nothing; nor did ranges tuned inside it. Blocks don't help: from this rounding on, with 50 samples, a few hundred steps
 fit the samples and leave other images no better or worse (CIFAR-10 ResNet20, MobileNetV2 at W4A4)."""
 PRESETS = {"light": LIGHT, "full": FULL}
+FITS_LEVELS = frozenset({"rounding", "blocks"})
+"""Steps that fit weights to the samples one by one, so that more images make them better."""
 
 
 def check_steps(steps: str | Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ def calibrate_command(
         ),
     ] = "full",
     folds: Annotated[int, typer.Option(help="Parts of the cross-validation; time grows with it.")] = 2,
+    mirror: Annotated[
+        bool | None, typer.Option(help="Fit to mirror images of the samples too; default: where levels are fitted.")
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds after which no further step or block begins.")
     ] = None,
@@ -47,6 +50,7 @@ def calibrate_command(
         policy,
         names,
         folds=folds,
+        mirror=mirror,
         time_limit=time_limit,
         seed=seed,
     )
