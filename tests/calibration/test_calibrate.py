@@ -133,6 +133,39 @@ def test_a_fold_never_sees_what_is_held_out_of_it(tiny_network, policy_of, monke
     assert any(not torch.equal(p.bias, q.bias) for p, q in zip(first[1].parameters, second[1].parameters, strict=True))
 
 
+@pytest.mark.parametrize(("steps", "usual"), [("light", False), ("full", True), (("features", "blocks"), True)])
+def test_levels_alone_are_fitted_to_mirror_images_too(tiny_network, policy_of, steps, usual):
+    found = {
+        mirror: calibrate(
+            tiny_network, policy_of(tiny_network, 4, 4), steps, mirror=mirror, blocks=QUICK, progress=False
+        )
+        for mirror in (None, True, False)
+    }
+    same(found[None], found[usual])
+    assert not torch.equal(found[True].layers[0].bias, found[False].layers[0].bias)
+    # The samples alone are compared, and those are the same before.
+    assert found[True].report.steps[0].before == pytest.approx(found[False].report.steps[0].before, rel=1e-4)
+
+
+def test_samples_that_are_their_own_mirror_images_change_nothing(tiny_network, policy_of):
+    even = copy.copy(tiny_network)
+    even.samples = tiny_network.samples + tiny_network.samples.flip(-1)
+    even.float_heads = [even.network(even.samples)]
+    policy = policy_of(even, 4, 4)
+    twice, once = (calibrate(even, policy, "light", mirror=mirror, progress=False) for mirror in (True, False))
+    torch.testing.assert_close(twice(even.samples), once(even.samples), rtol=1e-3, atol=1e-3)
+
+
+def test_samples_without_two_axes_have_no_mirror_images(policy_of):
+    generator = torch.Generator().manual_seed(3)
+    samples = torch.randn(8, 5, generator=generator)
+    network = evoq.QuantizedNetwork(nn.Sequential(nn.Linear(5, 4)), samples, pinned="none", progress=False)
+    policy = policy_of(network, 4, 4)
+    same(*(calibrate(network, policy, "full", mirror=mirror, progress=False) for mirror in (None, False)))
+    with pytest.raises(ArgumentError, match=r"mirror: given True with samples \(8, 5\)"):
+        calibrate(network, policy, "full", mirror=True, progress=False)
+
+
 def test_files_round_trip(tmp_path, tiny_network, result):
     result.save(tmp_path / "c")
     back = CalibratedNetwork.load(tmp_path / "c", tiny_network)
@@ -218,6 +251,7 @@ def test_the_table_names_every_step(result):
         ({"folds": 1}, ArgumentError),
         ({"folds": 13}, ArgumentError),
         ({"seed": -1}, ArgumentError),
+        ({"mirror": "left"}, ArgumentError),
         ({"time_limit": 0}, ArgumentError),
         ({"blocks": 3}, ArgumentError),
     ],
