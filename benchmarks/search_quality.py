@@ -4,6 +4,7 @@
     python benchmarks/search_quality.py run cifar10_resnet20 --evaluations 2000 --methods "stock, diagonal start"
     python benchmarks/search_quality.py ablation digits --seeds 5 -o quality
     python benchmarks/search_quality.py table quality
+    python benchmarks/search_quality.py surfaces quality digits --picture surfaces.svg
 
 Every method gets `--evaluations`, the sensitivity scan counted in for those that need the table: a sparse one (two
 evaluations for each gene) for our search and for what starts where it starts, a full one for those named so and for the
@@ -16,7 +17,8 @@ narrowest to the widest policy's (exact, from the layers alone). Policies outsid
 
 `table` prints medians, the share of ours that the others reach, one-sided Wilcoxon tests over the paired seeds, how
 many evaluations ours needs to pass what stock NSGA-II with the diagonal start has after 2,000, and the ratio of our
-difference to that of the additive model's integer program (the method of MCT) at 8 budgets.
+difference to that of the additive model's integer program (the method of MCT) at 8 budgets. `surfaces` draws what a
+quarter, half and three quarters of the seeds attain, and prints the median surface at those budgets.
 """
 
 import json
@@ -40,7 +42,7 @@ from rich.table import Table
 from scipy.stats import wilcoxon
 
 import evoq_moo as evoq
-from evoq_moo.analysis import log_difference, normalized_hypervolume
+from evoq_moo.analysis import attainment_surfaces, log_difference, normalized_hypervolume
 from evoq_moo.baselines import additive_front, additive_optimum, budget_grid, random_policies, spread
 from evoq_moo.cost import COSTS, cost_matrix
 from evoq_moo.operators import (
@@ -52,6 +54,7 @@ from evoq_moo.operators import (
     UniformBitMutation,
     greedy_path,
 )
+from evoq_moo.plots import plot_attainment, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import scan_policies
@@ -307,6 +310,37 @@ def table(folder: Annotated[Path, typer.Argument(help="Folder of the results.")]
             _print_target(ours, target)
         if ours and ILP in methods:
             _print_budgets(ours, methods[ILP][0])
+
+
+@app.command()
+def surfaces(
+    folder: Annotated[Path, typer.Argument(help="Folder of the results.")],
+    name: Name,
+    *,
+    cost: CostOption = "bops",
+    evaluations: Evaluations = 1000,
+    methods: Methods = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw them into this file; best with few methods.")] = None,
+) -> None:
+    """Print the difference that half of the seeds attain at each of the 8 budgets, by method."""
+    fronts: dict[str, list[Any]] = defaultdict(list)
+    budgets: list[float] = []
+    for row in read(folder / "runs.jsonl"):
+        if (row["network"], row["cost"], row["asked"]) == (name, cost, evaluations):
+            if row["method"] != ILP and (not methods or row["method"] in methods):
+                fronts[row["method"]].append(np.array(row["front"])[:, ::-1])
+            budgets = row["budgets"]
+    found = {method: attainment_surfaces(runs, percentiles=(25, 50, 75)) for method, runs in fronts.items()}
+    shown = Table("method", "seeds", *(f"{budget:.4g}" for budget in budgets), title=f"{name}, {COST_NAMES[cost]}")
+    for method, (_, median, _) in found.items():
+        attained = [median.points[median.points[:, 0] <= budget * (1 + 1e-12), 1] for budget in budgets]
+        cells = (f"{part.min():.2g}" if len(part) else "-" for part in attained)
+        shown.add_row(method, str(len(fronts[method])), *cells)
+    console.print(shown)
+    if picture is not None:
+        axes = plot_attainment(found, xlabel=COST_NAMES[cost])
+        axes.set_yscale("log")
+        save_axes(axes, picture)
 
 
 def _medians(title: str, methods: dict[str, Runs]) -> Table:
