@@ -55,6 +55,7 @@ from evoq_moo.operators import (
     greedy_path,
 )
 from evoq_moo.plots import plot_attainment, save_axes
+from evoq_moo.plots._style import axis_label
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import scan_policies
@@ -338,7 +339,7 @@ def surfaces(
         shown.add_row(method, str(len(fronts[method])), *cells)
     console.print(shown)
     if picture is not None:
-        axes = plot_attainment(found, xlabel=COST_NAMES[cost])
+        axes = plot_attainment(found, xlabel=axis_label(cost))
         axes.set_yscale("log")
         save_axes(axes, picture)
 
