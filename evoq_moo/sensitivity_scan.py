@@ -19,6 +19,9 @@ Method = Literal["full", "sparse"]
 SPARSE_BITS = (2, 6)
 """Our choice: a sparse scan measures the choices nearest to these (the lower of two as near)."""
 
+FEW_CHOICES = 3
+"""Our choice: of genes with so many choices or fewer, a sparse scan measures each."""
+
 DECIBELS = 20 * math.log10(2)
 """What one bit changes in a ratio of signal to rounding error (dB)."""
 
@@ -30,8 +33,9 @@ def scan_policies(
 
     Args:
         space: The search space.
-        method: ``"full"``: every choice of every gene. ``"sparse"``: at most two choices of each gene.
-        near: A sparse scan measures the choices nearest to these.
+        method: ``"full"``: every choice of every gene. ``"sparse"``: two choices of each gene, all where there are
+            three or fewer.
+        near: Of more choices, a sparse scan measures those nearest to these.
 
     Returns:
         `(gene, bit-width)` of each policy, and bit-widths int64 `(n, layers, 2)`. Choices of 16 and 32 bits are
@@ -44,7 +48,9 @@ def scan_policies(
     choices = [[b for b in gene.choices if b not in FLOAT_BITS] for gene in space.genes]
     if method == "sparse":
         choices = [
-            sorted({min(quantized, key=lambda b: (abs(b - wanted), b)) for wanted in near if quantized})
+            quantized
+            if len(quantized) <= FEW_CHOICES
+            else sorted({min(quantized, key=lambda b: (abs(b - wanted), b)) for wanted in near})
             for quantized in choices
         ]
     entries = [(j, b) for j, quantized in enumerate(choices) for b in quantized]
@@ -67,19 +73,20 @@ def measure_sensitivity(
     Costs one evaluation for each (gene, bit-width); results go to the store, so an interrupted scan goes on where it
     was and a later one is free.
 
-    A sparse scan costs two evaluations for each gene: it measures the choices nearest to 2 and 6 bits. Choices between
-    them it takes from the straight line through both logarithms, choices beyond with a slope halfway between that of
-    the line and that of the rounding error, whose power falls by four with each bit. Differences that may be negative
-    (decibels) are on lines themselves; there the rounding error falls by `20 log10(2)` dB a bit. Where a gene has one
-    choice to measure, or one of both is without any difference, the slope is the rounding error's. Our choice: a smooth
-    table starts a search better than single entries, whose luck the additive front picks out, and beyond 6 bits neither
-    slope alone suits small and large networks (`docs/measurements.md`).
+    A sparse scan costs two evaluations for each gene: it measures the choices nearest to 2 and 6 bits, and every one of
+    a gene that has three or fewer. Choices between them it takes from the straight line through both logarithms,
+    choices beyond with a slope halfway between that of the line and that of the rounding error, whose power falls by
+    four with each bit. Differences that may be negative (decibels) are on lines themselves; there the rounding error
+    falls by `20 log10(2)` dB a bit. Where one of both is without any difference, the slope is the rounding error's. Our
+    choice: a smooth table starts a search better than single entries, whose luck the additive front picks out, and
+    beyond 6 bits neither slope alone suits small and large networks (`docs/measurements.md`).
 
     Args:
         network: The network.
         store: Where results are kept: a path, an open store, or None for memory.
         evaluator: Instead of `store`: evaluate through this, e.g. a problem's, with its workers.
-        method: ``"full"`` measures every choice of every gene, ``"sparse"`` two of each.
+        method: ``"full"`` measures every choice of every gene, ``"sparse"`` two of each, three where there
+            are no more.
         progress: Show progress on a terminal.
 
     Returns:

@@ -5,7 +5,7 @@ Runs in our environment:
     python benchmarks/peers/run_ours.py /tmp/peers/exports/cifar10_resnet20 --weight-bits 2,4,8 --activation-bits 8 \
         --objective size --evaluations 1000 --output /tmp/peers/results/cifar10_resnet20/ours_248.json
 
-What it runs is what `evoq_moo.search` does: a sparse sensitivity scan (two evaluations for each gene), then
+What it runs is what `evoq_moo.search` does: a sparse sensitivity scan (two or three evaluations for each gene), then
 `SurrogateSearch`. Counted in the time: clipping ranges and the engine (set-up), the scan, and the search.
 `--evaluations` is what the scan and the search together may ask for; a policy that is screened on some of the samples
 counts as that share of an evaluation. The file holds every policy of the search in order, and when each generation
