@@ -137,6 +137,7 @@ class _Calibration:
         self.started = time.monotonic()
         self.network = network
         self.folds = folds
+        self.mirror = mirror
         self.seed = seed
         count = len(network.samples)
         order = np.random.default_rng(seed).permutation(count)
@@ -196,6 +197,7 @@ class _Calibration:
             seed=self.seed,
             steps=tuple(reports),
             seconds=time.monotonic() - self.started,
+            mirror=self.mirror,
         )
         return CalibratedNetwork(
             reference=self.network.network, layers=final.parameters, outputs=final.outputs, report=report

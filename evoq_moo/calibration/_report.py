@@ -47,6 +47,7 @@ class CalibrationReport:
         seed: Of the folds and draws.
         steps: The steps in order.
         seconds: Wall time of everything (s).
+        mirror: Whether steps were fitted to mirror images too.
     """
 
     metric: str
@@ -55,6 +56,7 @@ class CalibrationReport:
     seed: int
     steps: tuple[StepReport, ...]
     seconds: float
+    mirror: bool = False
 
     def table(self) -> Table:
         """Return the steps as a rich table."""

@@ -142,6 +142,7 @@ def test_levels_alone_are_fitted_to_mirror_images_too(tiny_network, policy_of, s
         for mirror in (None, True, False)
     }
     same(found[None], found[usual])
+    assert [found[mirror].report.mirror for mirror in (None, True, False)] == [usual, True, False]
     assert not torch.equal(found[True].layers[0].bias, found[False].layers[0].bias)
     # The samples alone are compared, and those are the same before.
     assert found[True].report.steps[0].before == pytest.approx(found[False].report.steps[0].before, rel=1e-4)
