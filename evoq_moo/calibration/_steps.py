@@ -186,7 +186,7 @@ nothing; nor did ranges tuned inside it. Blocks don't help: from this rounding o
 fit the samples and leave other images no better or worse (CIFAR-10 ResNet20, MobileNetV2 at W4A4)."""
 PRESETS = {"light": LIGHT, "full": FULL}
 FITS_LEVELS = frozenset({"rounding", "blocks"})
-"""Steps that fit weights to the samples one by one, so that more images make them better."""
+"""Steps that fit every weight to the samples: too many unknowns for few images."""
 
 
 def check_steps(steps: str | Sequence[str]) -> tuple[str, ...]:
