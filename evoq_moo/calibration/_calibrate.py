@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evoq_moo.calibration._blocks import BlockOptions
-from evoq_moo.calibration._graph import MICRO_BATCH, CapturedNetwork
+from evoq_moo.calibration._graph import CapturedNetwork
+from evoq_moo.calibration._micro_batches import cut
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._parameters import parameters_of
@@ -139,34 +139,15 @@ class _Calibration:
         self.folds = folds
         self.mirror = mirror
         self.seed = seed
-        count = len(network.samples)
-        order = np.random.default_rng(seed).permutation(count)
-        parts = [torch.from_numpy(part) for part in np.array_split(order, folds)]
-        self.order = torch.cat(parts)
-        each = 2 if mirror else 1
-        # As even as can be: each size of micro-batch is captured by itself.
-        pieces = [
-            (k, piece)
-            for k, part in enumerate(parts)
-            for piece in torch.tensor_split(part, math.ceil(each * len(part) / MICRO_BATCH))
-        ]
-        sizes = sorted({each * len(piece) for _, piece in pieces})
-        captured = CapturedNetwork(network.network, network.space.layer_names, network.samples, sizes[-1])
-        for size in sizes[:-1]:
+        self.cut = cut(network.samples, folds=folds, mirror=mirror, seed=seed)
+        largest, *others = self.cut.sizes
+        captured = CapturedNetwork(network.network, network.space.layer_names, network.samples, largest)
+        for size in others:
             captured.prepare(size)
-        batches = [network.samples[piece] for _, piece in pieces]
-        samples = [len(batch) for batch in batches]
-        if mirror:
-            batches = [torch.cat([batch, batch.flip(-1)]) for batch in batches]
-        part_of = [k for k, _ in pieces]
-        seen = [tuple(k != held for k in part_of) for held in range(folds)] + [(True,) * len(pieces)]
-        self.held_out = torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
         self.setting = Setting(
             network=captured,
-            batches=batches,
-            samples=samples,
-            seen=seen,
-            float_heads=[head[self.order] for head in network.float_heads],
+            cut=self.cut,
+            float_heads=[head[self.cut.order] for head in network.float_heads],
             pool=network.pool,
             seed=seed,
             options=blocks,
@@ -176,7 +157,7 @@ class _Calibration:
             parameters_of(name, modules[name], network.ranges[name], bits)
             for name, bits in zip(policy.layers, policy.to_array().tolist(), strict=True)
         )
-        heads = heads_of_candidate(captured, batches, start, network.pool)
+        heads = heads_of_candidate(captured, self.cut.batches, start, network.pool)
         state = State(start, tuple(OutputMap.identity(head) for head in heads), heads)
         self.states: list[State] = [state] * (folds + 1)
 
@@ -192,7 +173,7 @@ class _Calibration:
         final = self.states[-1]
         report = CalibrationReport(
             metric=self.network.metric,
-            samples=len(self.order),
+            samples=len(self.cut.order),
             folds=self.folds,
             seed=self.seed,
             steps=tuple(reports),
@@ -219,7 +200,7 @@ class _Calibration:
         result = STEPS[name].run(replace(self.setting, deadline=deadline, advance=advance), self.states)
         states = result.states
         after, held_after = self._differences(states)
-        rows = self.setting.sample_rows()
+        rows = self.cut.rows
         changed = any(
             not torch.equal(old, new)
             for a, b in zip(self.states, states, strict=True)
@@ -242,10 +223,9 @@ class _Calibration:
 
     def _differences(self, states: Sequence[State]) -> tuple[float, float]:
         """Return the difference of the network that saw all samples, and that over the parts held out."""
-        rows = self.setting.sample_rows()
-        heads = [state.mapped(rows) for state in states]
+        heads = [state.mapped(self.cut.rows) for state in states]
         out = [
-            torch.stack([heads[k][h][row] for row, k in enumerate(self.held_out.tolist())])
+            torch.stack([heads[k][h][row] for row, k in enumerate(self.cut.held_out.tolist())])
             for h in range(len(heads[0]))
         ]
         return self._difference(heads[-1]), self._difference(out)
@@ -253,5 +233,5 @@ class _Calibration:
     def _difference(self, heads: list[Tensor]) -> float:
         if not all(head.isfinite().all() for head in heads):
             return math.inf
-        back = torch.argsort(self.order)
+        back = torch.argsort(self.cut.order)
         return self.network.difference_between([head[back] for head in heads])

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
@@ -11,6 +10,7 @@ from evoq_moo.calibration._blocks import BlockOptions, blocks_of, learn_blocks
 from evoq_moo.calibration._equalize import equalize
 from evoq_moo.calibration._features import match_features, match_mean
 from evoq_moo.calibration._graph import CapturedNetwork
+from evoq_moo.calibration._micro_batches import MicroBatches
 from evoq_moo.calibration._outputs import OutputMap, fit_output
 from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._ranges import tune_range
@@ -44,9 +44,7 @@ class Setting:
 
     Attributes:
         network: The float network.
-        batches: Micro-batches: samples, and behind them their mirror images if there are any.
-        samples: How many of each micro-batch are samples.
-        seen: For each state and micro-batch, whether it may be fitted to.
+        cut: The samples in micro-batches, and which of them each state may be fitted to.
         float_heads: The float network's heads on the samples, in the order of the micro-batches.
         pool: Where micro-batches run.
         seed: Of draws.
@@ -56,9 +54,7 @@ class Setting:
     """
 
     network: CapturedNetwork
-    batches: Sequence[Tensor]
-    samples: Sequence[int]
-    seen: Sequence[tuple[bool, ...]]
+    cut: MicroBatches
     float_heads: list[Tensor]
     pool: ComputePool
     seed: int
@@ -66,14 +62,9 @@ class Setting:
     deadline: float | None = None
     advance: Callable[[], None] = lambda: None
 
-    def sample_rows(self, seen: Sequence[bool] | None = None) -> Tensor:
-        """Return which rows of all micro-batches are samples; only those of the micro-batches seen, if given."""
-        counts = zip(self.batches, self.samples, seen or [True] * len(self.batches), strict=True)
-        return torch.cat([(torch.arange(len(batch)) < n) & known for batch, n, known in counts]).nonzero().flatten()
-
     def candidates(self, states: Sequence[State]) -> list[Candidate]:
         """Return the states as candidates."""
-        return [Candidate(state.parameters, seen) for state, seen in zip(states, self.seen, strict=True)]
+        return [Candidate(state.parameters, seen) for state, seen in zip(states, self.cut.seen, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class Step:
 
 
 def _equalize(setting: Setting, states: Sequence[State]) -> Result:
-    network, candidates = equalize(setting.network, setting.batches, [s.parameters for s in states], setting.pool)
+    network, candidates = equalize(setting.network, setting.cut.batches, [s.parameters for s in states], setting.pool)
     setting.advance()
     if network is setting.network:
         return Result(list(states))
@@ -113,7 +104,7 @@ def _equalize(setting: Setting, states: Sequence[State]) -> Result:
     for parameters, state in zip(candidates, states, strict=True):
         # Before any fit, all states are one and the same.
         if id(state) not in results:
-            heads = heads_of_candidate(network, setting.batches, parameters, setting.pool)
+            heads = heads_of_candidate(network, setting.cut.batches, parameters, setting.pool)
             results[id(state)] = State(parameters, state.outputs, heads)
     return Result([results[id(state)] for state in states], network=network)
 
@@ -122,7 +113,7 @@ def _layerwise(fit: Callable[[LayerView, int], LayerParameters]) -> Step:
     def run(setting: Setting, states: Sequence[State]) -> Result:
         parameters, heads = walk(
             setting.network,
-            setting.batches,
+            setting.cut.batches,
             setting.candidates(states),
             lambda view: fit(view, setting.seed),
             setting.pool,
@@ -141,7 +132,7 @@ def _rounding(view: LayerView, seed: int) -> LayerParameters:
 def _blocks(setting: Setting, states: Sequence[State]) -> Result:
     parameters, heads, cut = learn_blocks(
         setting.network,
-        setting.batches,
+        setting.cut.batches,
         setting.candidates(states),
         setting.pool,
         options=setting.options,
@@ -154,11 +145,10 @@ def _blocks(setting: Setting, states: Sequence[State]) -> Result:
 
 def _outputs(setting: Setting, states: Sequence[State]) -> Result:
     result = []
-    for state, seen in zip(states, setting.seen, strict=True):
-        rows = setting.sample_rows(seen)
-        known = torch.cat([torch.full((n,), s) for n, s in zip(setting.samples, seen, strict=True)])
+    for k, state in enumerate(states):
+        known = setting.cut.held_out != k
         maps = [
-            fit_output(head[rows], wanted[known], OutputMap.identity(head))
+            fit_output(head[setting.cut.rows[known]], wanted[known], OutputMap.identity(head))
             for head, wanted in zip(state.heads, setting.float_heads, strict=True)
         ]
         result.append(State(state.parameters, tuple(maps), state.heads))
@@ -172,7 +162,7 @@ STEPS: dict[str, Step] = {
     "bias": _layerwise(lambda view, _seed: match_mean(view)),
     "features": _layerwise(lambda view, _seed: match_features(view)),
     "rounding": _layerwise(_rounding),
-    "blocks": Step(_blocks, lambda setting: len(blocks_of(setting.network, len(setting.batches[0])))),
+    "blocks": Step(_blocks, lambda setting: len(blocks_of(setting.network, len(setting.cut.batches[0])))),
     "outputs": Step(_outputs, lambda _setting: 1),
 }
 """Every step: one range for all channels of depthwise layers; clip ranges of inputs; means; means and spreads; rounding

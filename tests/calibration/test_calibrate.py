@@ -121,7 +121,7 @@ def test_a_fold_never_sees_what_is_held_out_of_it(tiny_network, policy_of, monke
     calibration, first = last[-1]
     changed = copy.copy(tiny_network)
     changed.samples = tiny_network.samples.clone()
-    changed.samples[calibration.order[calibration.held_out == 0]] *= -1.5
+    changed.samples[calibration.cut.order[calibration.cut.held_out == 0]] *= -1.5
     changed.float_heads = [changed.network(changed.samples)]
     calibrate(changed, policy, ALL, blocks=QUICK, progress=False)
     second = last[-1][1]
