@@ -6,6 +6,7 @@ Needs torch and safetensors only, like `_common`.
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 BATCH = 50
 
 
-def ptq_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that every tool's script has."""
+def ptq_parser(description: str | None, methods: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that every tool's script has; `methods` are the tool's."""
     made = parser(description)
     made.add_argument("--bits", default="W4A4", help="weight and activation bits, like W4A8")
+    made.add_argument("--methods", nargs="+", choices=methods, default=list(methods), help="which to run")
     return made
 
 

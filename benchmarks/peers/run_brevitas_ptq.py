@@ -65,14 +65,14 @@ def quantized(export: Export, weight_bits: int, activation_bits: int) -> torch.n
 
 def main() -> None:
     """Run both methods and write their accuracy and time."""
-    made = ptq_parser(__doc__)
+    made = ptq_parser(__doc__, METHODS)
     arguments = made.parse_args()
     export = load_export(arguments.export, threads=arguments.threads)
     weight_bits, activation_bits = bits_of(arguments.bits)
     loader = batches(export.samples)
     exact = top1_percent(export.model, arguments.export)
     rows = []
-    for method in METHODS:
+    for method in arguments.methods:
         clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
         with clock.part("quantize"):
             model = quantized(export, weight_bits, activation_bits).eval()
@@ -84,8 +84,7 @@ def main() -> None:
             ptq_common.apply_bias_correction(loader, model)
         clock.forward_after = float_forward_seconds(export.model, export.samples)
         rows.append(row(method, top1_percent(model, arguments.export), exact, clock))
-    settings = {"first_last_bits": 8, "weights": "per channel, MSE", "activations": "per tensor, MSE"}
-    write_rows(arguments.output, package="brevitas", export=export, bits=arguments.bits, settings=settings, rows=rows)
+    write_rows(arguments.output, package="brevitas", export=export, bits=arguments.bits, settings=SETTINGS, rows=rows)
 
 
 if __name__ == "__main__":
