@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from accuracy import labelled_images, recipe_for
-from calibration_search import forward_seconds, front_file, uniform
+from calibration_search import forward_seconds, front_file, uniform, with_more_samples
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +44,7 @@ def run(
     draws: Annotated[str, typer.Option(help="Seeds of the draws of samples.")] = "0,1,2,3,4",
     modes: Annotated[str, typer.Option(help="Any of plain,light,full.")] = "plain,light,full",
     fronts: Annotated[Path | None, typer.Option(help="Folder of calibration_search.py, for mixed rows.")] = None,
+    distilled: Annotated[int, typer.Option(help="Calibrate to so many distilled images too (another folder).")] = 0,
     limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
 ) -> None:
@@ -59,7 +60,7 @@ def run(
             ]
             missing = [cell for cell in cells if not _path(output, name, draw, cell).exists()]
             if missing:
-                _compute(output, name, draw, missing, fronts, limit, threads)
+                _compute(output, name, draw, missing, fronts, distilled, limit, threads)
 
 
 def _path(folder: Path, name: str, draw: int, cell: tuple[str, str, str]) -> Path:
@@ -89,10 +90,11 @@ def _compute(
     draw: int,
     cells: list[tuple[str, str, str]],
     fronts: Path | None,
+    distilled: int,
     limit: int | None,
     threads: int | None,
 ) -> None:
-    network = recipe_for(name, draw=draw)(threads=threads)
+    network = with_more_samples(recipe_for(name, draw=draw), distilled=distilled, threads=threads)
     images, labels = _labelled(name, limit)
     exact = _float_choice(name, limit, threads)
     for cell in cells:
@@ -117,6 +119,7 @@ def _compute(
             "kind": kind,
             "mode": mode,
             "draw": draw,
+            "distilled": distilled,
             "images": len(found),
             "float_top1": 100 * float((exact == labels).float().mean()),
             "top1": 100 * float((found == labels).float().mean()),

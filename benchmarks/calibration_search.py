@@ -2,11 +2,14 @@
 
     python benchmarks/calibration_search.py cifar10_resnet20 -o fronts --bits W4A8,W4A4,W3A8 --evaluations 500
     python benchmarks/calibration_search.py cifar10_resnet20 -o fronts --bits W4A4 --evaluations 500 --in-loop
+    python benchmarks/calibration_search.py cifar10_resnet20 -o more --in-loop --mirror --distilled 50 --difference nmse
 
 One objective, the difference, with both of the uniform network's costs as budgets: our best search of one objective,
 from the sensitivity scan. With `--in-loop` every evaluation is that of the network after light calibration
 (`MixedPrecisionProblem(..., calibrate="light")`), by the same search, after a sparse scan: such evaluations are
-expensive. Each search gives two JSON files in the folder: the front (`NAME-W4A4.front.json`, or
+expensive. With `--mirror` and `--distilled 50` the search also looks at the samples' mirror images and at as many
+images distilled from BatchNorm statistics, with `--difference nmse` at another difference (a folder for each, and for
+each `--draw`). Each search gives two JSON files in the folder: the front (`NAME-W4A4.front.json`, or
 `NAME-W4A4-loop.front.json`) and what it took (`.cost.json`: evaluations, seconds, seconds of one evaluation and of one
 float forward of the samples, in the same process). A search whose files are there is not repeated; one that was
 interrupted goes on from the store in the folder.
@@ -16,6 +19,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +50,32 @@ def uniform(network: evoq.QuantizedNetwork, bits: str) -> evoq.Policy:
     return evoq.Policy.from_array(network.space.layer_names, array)
 
 
+def with_more_samples(
+    recipe: evoq.Recipe, *, mirror: bool = False, distilled: int = 0, difference: str | None = None, threads: int | None
+) -> evoq.QuantizedNetwork:
+    """Return a recipe's network with its samples and others that need no image.
+
+    Args:
+        recipe: The recipe.
+        mirror: The samples' mirror images too.
+        distilled: So many images distilled from BatchNorm statistics too.
+        difference: Another difference than the recipe's.
+        threads: Micro-batches computed at once; None for one a core.
+    """
+    if difference is not None:
+        recipe = replace(recipe, difference=difference)
+    network = recipe(threads=threads)
+    samples = [network.samples]
+    if mirror:
+        samples.append(network.samples.flip(-1))
+    if distilled:
+        samples.append(replace(recipe, samples="synthetic", count=distilled, samples_seed=0)(threads=threads).samples)
+    if len(samples) == 1:
+        return network
+    module, _ = recipe.load_model()
+    return evoq.QuantizedNetwork(module, torch.cat(samples), difference=recipe.difference, threads=threads)
+
+
 def front_file(folder: Path, name: str, bits: str, *, loop: bool) -> Path:
     """Return where the front of a search is kept."""
     return folder / f"{name}-{bits}{'-loop' if loop else ''}.front.json"
@@ -66,11 +96,15 @@ def main(
     evaluations: Annotated[int, typer.Option(help="Of each search; the scan's come on top, once.")] = 500,
     in_loop: Annotated[bool, typer.Option(help="Calibrate inside each evaluation.")] = False,
     draw: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
+    mirror: Annotated[bool, typer.Option(help="Search on the samples' mirror images too.")] = False,
+    distilled: Annotated[int, typer.Option(help="And on so many distilled images.")] = 0,
+    difference: Annotated[str | None, typer.Option(help="Name of another difference.")] = None,
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
 ) -> None:
     """Search with the costs of uniform networks as budgets."""
     output.mkdir(parents=True, exist_ok=True)
-    network = recipe_for(name, draw=draw)(threads=threads)
+    recipe = recipe_for(name, draw=draw)
+    network = with_more_samples(recipe, mirror=mirror, distilled=distilled, difference=difference, threads=threads)
     for text in bits.split(","):
         path = front_file(output, name, text, loop=in_loop)
         if path.exists():
