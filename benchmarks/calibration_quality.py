@@ -44,7 +44,7 @@ def run(
     draws: Annotated[str, typer.Option(help="Seeds of the draws of samples.")] = "0,1,2,3,4",
     modes: Annotated[str, typer.Option(help="Any of plain,light,full.")] = "plain,light,full",
     fronts: Annotated[Path | None, typer.Option(help="Folder of calibration_search.py, for mixed rows.")] = None,
-    distilled: Annotated[int, typer.Option(help="Calibrate to so many distilled images too (another folder).")] = 0,
+    distilled: Annotated[int, typer.Option(help="Calibrate to so many distilled images too.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Only the first so many labelled images.")] = None,
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
 ) -> None:
@@ -58,14 +58,15 @@ def run(
                 if not kind or (fronts is not None and front_file(fronts, name, b, loop=kind == "loop").exists())
                 for mode in modes.split(",")
             ]
-            missing = [cell for cell in cells if not _path(output, name, draw, cell).exists()]
+            missing = [cell for cell in cells if not _path(output, name, draw, cell, distilled).exists()]
             if missing:
                 _compute(output, name, draw, missing, fronts, distilled, limit, threads)
 
 
-def _path(folder: Path, name: str, draw: int, cell: tuple[str, str, str]) -> Path:
+def _path(folder: Path, name: str, draw: int, cell: tuple[str, str, str], distilled: int) -> Path:
     bits, mode, kind = cell
-    return folder / f"{name}-{bits}{kind and '-' + kind}-{mode}-{draw}.json"
+    more = f"-distilled{distilled}" if distilled else ""
+    return folder / f"{name}-{bits}{kind and '-' + kind}-{mode}-{draw}{more}.json"
 
 
 @cache
@@ -131,7 +132,7 @@ def _compute(
             "load": os.getloadavg()[0],
             "report": report,
         }
-        write_atomically(_path(folder, name, draw, cell), (json.dumps(row, indent=1) + "\n").encode())
+        write_atomically(_path(folder, name, draw, cell, distilled), (json.dumps(row, indent=1) + "\n").encode())
         what = f"{name} {bits} {kind} {mode}, draw {draw}"
         console.print(f"{what}: {row['top1']:.2f} of {row['float_top1']:.2f} %, {used:.0f} s of processor time")
 
@@ -142,7 +143,8 @@ def show(folder: Annotated[Path, typer.Argument(help="Folder of rows.")]) -> Non
     groups: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(folder.glob("*.json")):
         row = json.loads(path.read_text())
-        groups.setdefault((row["network"], row["bits"], row["kind"]), {}).setdefault(row["mode"], []).append(row)
+        kind = row["kind"] + (f" +{row['distilled']}" if row["distilled"] else "")
+        groups.setdefault((row["network"], row["bits"], kind), {}).setdefault(row["mode"], []).append(row)
     table = Table(
         "network", "bits", "float", "plain", "light", "full", "points below", "light cpu s", "full cpu s", "draws"
     )
