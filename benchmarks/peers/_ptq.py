@@ -6,13 +6,13 @@ Needs torch and safetensors only, like `_common`.
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import Clock, Export, parser
+from _common import Clock, Export, float_forward_seconds, load_export, parser
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -52,38 +52,52 @@ def batches(samples: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(batch, torch.zeros(len(batch), dtype=torch.int64)) for batch in samples.split(BATCH // 5)]
 
 
-def write_rows(
-    path: Path, *, package: str, export: Export, bits: str, settings: dict[str, Any], rows: list[dict[str, Any]]
+def run_methods(
+    arguments: argparse.Namespace,
+    *,
+    package: str,
+    settings: dict[str, Any],
+    quantize: Callable[[Export, str, int, int], nn.Module],
+    unsupported: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Write a tool's rows as JSON and print them.
+    """Run the methods asked for, one after the other; what is known is written after each.
 
     Args:
-        path: The file.
+        arguments: What :func:`ptq_parser` parsed.
         package: The tool's name on PyPI.
-        export: The network.
-        bits: The bit-widths.
-        settings: How the tool was run.
-        rows: For each way of running it: `method`, `top1` (percent), `float_top1`, `time`.
+        settings: How the tool is run.
+        quantize: Returns an export's network quantized by a method, at weight and activation bits.
+        unsupported: What it raises where the tool can't.
     """
-    data = {
+    export = load_export(arguments.export, threads=arguments.threads)
+    bits = bits_of(arguments.bits)
+    exact = top1_percent(export.model, arguments.export)
+    data: dict[str, Any] = {
         "tool": package,
         "version": version(package),
         "network": export.description["network"],
-        "bits": bits,
+        "bits": arguments.bits,
         "settings": settings,
-        "rows": rows,
+        "rows": [],
+        "failed": {},
         "threads": torch.get_num_threads(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n")
-    for row in rows:
-        spent = row["time"]
-        print(
-            f"{package} {data['version']} {data['network']} {bits} {row['method']}: top-1 {row['top1']:.2f} of "
-            f"{row['float_top1']:.2f} %, {spent['total_seconds']:.1f} s = {spent['total_in_float_forwards']} forwards"
-        )
-
-
-def row(method: str, top1: float, float_top1: float, clock: Clock) -> dict[str, Any]:
-    """Return one row."""
-    return {"method": method, "top1": top1, "float_top1": float_top1, "time": clock.to_json()}
+    what = f"{package} {data['version']} {data['network']} {arguments.bits}"
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    for method in arguments.methods:
+        clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
+        try:
+            with clock.part("quantize"):
+                model = quantize(export, method, *bits)
+        except unsupported as error:
+            data["failed"][method] = f"{type(error).__name__}: {error}"
+            print(f"{what} {method}: {data['failed'][method]}")
+        else:
+            clock.forward_after = float_forward_seconds(export.model, export.samples)
+            top1, spent = top1_percent(model.eval(), arguments.export), clock.to_json()
+            data["rows"].append({"method": method, "top1": top1, "float_top1": exact, "time": spent})
+            print(
+                f"{what} {method}: top-1 {top1:.2f} of {exact:.2f} %, {spent['total_seconds']:.1f} s "
+                f"= {spent['total_in_float_forwards']} forwards"
+            )
+        arguments.output.write_text(json.dumps(data, indent=1) + "\n")

@@ -13,12 +13,13 @@ what operations give (sums and concatenations too) where we quantize what layers
 
 import copy
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import Clock, Export, float_forward_seconds, load_export
-from _ptq import batches, bits_of, ptq_parser, row, top1_percent, write_rows
+from _common import Export
+from _ptq import batches, ptq_parser, run_methods
 from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
 from aimet_torch.common.defs import QuantScheme
 from aimet_torch.common.quantsim_config.utils import get_path_for_per_channel_config
@@ -69,11 +70,11 @@ def simulation(model: nn.Module, export: Export, weight_bits: int, activation_bi
     return sim
 
 
-def quantize(
-    model: nn.Module, export: Export, weight_bits: int, activation_bits: int, method: str, iterations: int
-) -> nn.Module:
-    """Return the network quantized by one method; `model` is prepared and equalized."""
+def quantized(export: Export, method: str, weight_bits: int, activation_bits: int, *, iterations: int) -> nn.Module:
+    """Return the network quantized by one method; AdaRound's iterations are of each layer."""
     loader = batches(export.samples)
+    model = prepare_model(copy.deepcopy(export.model)).eval()
+    equalize_model(model, dummy_input=export.samples[:1])
     with tempfile.TemporaryDirectory() as folder:
         if "AdaRound" in method:
             model = Adaround.apply_adaround(
@@ -92,8 +93,8 @@ def quantize(
     if "sequential MSE" in method:
         apply_seq_mse(sim, loader, forward_fn=forward)
     sim.compute_encodings(lambda network: [forward(network, batch) for batch in loader])
-    quantized: nn.Module = sim.model
-    return quantized
+    result: nn.Module = sim.model
+    return result
 
 
 def main() -> None:
@@ -101,32 +102,17 @@ def main() -> None:
     made = ptq_parser(__doc__, METHODS)
     made.add_argument("--iterations", type=int, default=500, help="AdaRound's, of each layer")
     arguments = made.parse_args()
-    export = load_export(arguments.export, threads=arguments.threads)
-    weight_bits, activation_bits = bits_of(arguments.bits)
-    exact = top1_percent(export.model, arguments.export)
-    rows, failed = [], {}
-    for method in arguments.methods:
-        clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
-        try:
-            with clock.part("quantize"):
-                model = prepare_model(copy.deepcopy(export.model)).eval()
-                equalize_model(model, dummy_input=export.samples[:1])
-                quantized = quantize(model, export, weight_bits, activation_bits, method, arguments.iterations)
-        except (ValueError, RuntimeError) as error:  # bits it does not have
-            failed[method] = f"{type(error).__name__}: {error}"
-            print(f"aimet: {method}: {failed[method]}")
-            continue
-        clock.forward_after = float_forward_seconds(export.model, export.samples)
-        rows.append(row(method, top1_percent(quantized, arguments.export), exact, clock))
-    settings = {
-        "first_last_weight_bits": INPUT_BITS,
-        "weights": "per channel",
-        "activations": "per tensor",
-        "adaround_iterations": arguments.iterations,
-        "failed": failed,
-    }
-    write_rows(
-        arguments.output, package="aimet-torch", export=export, bits=arguments.bits, settings=settings, rows=rows
+    run_methods(
+        arguments,
+        package="aimet-torch",
+        settings={
+            "first_last_weight_bits": "those of the export's pinned layers",
+            "weights": "per channel",
+            "activations": "per tensor",
+            "adaround_iterations": arguments.iterations,
+        },
+        quantize=partial(quantized, iterations=arguments.iterations),
+        unsupported=(ValueError, RuntimeError),  # bits it does not have
     )
 
 

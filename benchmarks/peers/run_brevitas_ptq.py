@@ -11,8 +11,8 @@ import copy
 from typing import Any
 
 import torch
-from _common import Clock, Export, float_forward_seconds, load_export
-from _ptq import batches, bits_of, ptq_parser, row, top1_percent, write_rows
+from _common import Export
+from _ptq import batches, ptq_parser, run_methods
 from brevitas.graph.quantize import layerwise_quantize, preprocess_for_quantize
 from brevitas.inject import value
 from brevitas_examples.imagenet_classification.ptq import ptq_common
@@ -63,30 +63,19 @@ def quantized(export: Export, weight_bits: int, activation_bits: int) -> torch.n
     return layerwise_quantize(model, compute_layer_map=maps[1])
 
 
-def main() -> None:
-    """Run both methods and write their accuracy and time."""
-    made = ptq_parser(__doc__, METHODS)
-    arguments = made.parse_args()
-    export = load_export(arguments.export, threads=arguments.threads)
-    weight_bits, activation_bits = bits_of(arguments.bits)
+def run(export: Export, method: str, weight_bits: int, activation_bits: int) -> torch.nn.Module:
+    """Return the network quantized and calibrated by one method."""
     loader = batches(export.samples)
-    exact = top1_percent(export.model, arguments.export)
-    rows = []
-    for method in arguments.methods:
-        clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
-        with clock.part("quantize"):
-            model = quantized(export, weight_bits, activation_bits).eval()
-            with torch.no_grad():  # its weight quantizers take their ranges in a first pass
-                model(export.samples[:1])
-            ptq_common.calibrate(loader, model)
-            if "GPTQ" in method:
-                ptq_common.apply_gptq(loader, model, act_order=True, use_quant_activations=True)
-            ptq_common.apply_bias_correction(loader, model)
-        clock.forward_after = float_forward_seconds(export.model, export.samples)
-        rows.append(row(method, top1_percent(model, arguments.export), exact, clock))
-    write_rows(arguments.output, package="brevitas", export=export, bits=arguments.bits, settings=SETTINGS, rows=rows)
+    model = quantized(export, weight_bits, activation_bits).eval()
+    with torch.no_grad():  # its weight quantizers take their ranges in a first pass
+        model(export.samples[:1])
+    ptq_common.calibrate(loader, model)
+    if "GPTQ" in method:
+        ptq_common.apply_gptq(loader, model, act_order=True, use_quant_activations=True)
+    ptq_common.apply_bias_correction(loader, model)
+    return model
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main()
+    run_methods(ptq_parser(__doc__, METHODS).parse_args(), package="brevitas", settings=SETTINGS, quantize=run)

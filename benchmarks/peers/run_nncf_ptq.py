@@ -12,54 +12,43 @@ import copy
 
 import nncf
 import torch
-from _common import Clock, float_forward_seconds, load_export
-from _ptq import batches, bits_of, ptq_parser, row, top1_percent, write_rows
+from _common import Export
+from _ptq import batches, ptq_parser, run_methods
 from nncf.common.quantization.structs import QuantizationScheme
 from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
 METHODS = {"fast bias correction": True, "bias correction": False}
 
 
-def main() -> None:
-    """Run both methods and write their accuracy and time."""
-    made = ptq_parser(__doc__, tuple(METHODS))
-    arguments = made.parse_args()
-    export = load_export(arguments.export, threads=arguments.threads)
-    weight_bits, activation_bits = bits_of(arguments.bits)
-    exact = top1_percent(export.model, arguments.export)
-    # Names of operations in its graph begin with the module's name.
-    ignored = [f"{name}/.*" for name in export.pinned]
-    rows, failed = [], {}
-    for method in arguments.methods:
-        clock = Clock(forward_before=float_forward_seconds(export.model, export.samples))
-        try:
-            with clock.part("quantize"):
-                model = nncf.quantize(
-                    copy.deepcopy(export.model),
-                    nncf.Dataset([batch for batch, _ in batches(export.samples)]),
-                    subset_size=len(batches(export.samples)),
-                    fast_bias_correction=METHODS[method],
-                    target_device=nncf.TargetDevice.NPU,
-                    ignored_scope=nncf.IgnoredScope(patterns=ignored, validate=True),
-                    advanced_parameters=AdvancedQuantizationParameters(
-                        weights_quantization_params=QuantizationParameters(
-                            num_bits=weight_bits, mode=QuantizationScheme.SYMMETRIC, per_channel=True
-                        ),
-                        activations_quantization_params=QuantizationParameters(
-                            num_bits=activation_bits, mode=QuantizationScheme.ASYMMETRIC, per_channel=False
-                        ),
-                    ),
-                )
-        except (nncf.InternalError, nncf.ParameterNotSupportedError, ValueError) as error:  # bits it does not have
-            failed[method] = f"{type(error).__name__}: {error}"
-            print(f"nncf: {method}: {failed[method]}")
-            continue
-        clock.forward_after = float_forward_seconds(export.model, export.samples)
-        rows.append(row(method, top1_percent(model.eval(), arguments.export), exact, clock))
-    settings = {"first_last": "float", "weights": "per channel", "activations": "per tensor", "failed": failed}
-    write_rows(arguments.output, package="nncf", export=export, bits=arguments.bits, settings=settings, rows=rows)
+def quantized(export: Export, method: str, weight_bits: int, activation_bits: int) -> torch.nn.Module:
+    """Return the network quantized by one method."""
+    loader = [batch for batch, _ in batches(export.samples)]
+    model: torch.nn.Module = nncf.quantize(
+        copy.deepcopy(export.model),
+        nncf.Dataset(loader),
+        subset_size=len(loader),
+        fast_bias_correction=METHODS[method],
+        target_device=nncf.TargetDevice.NPU,
+        # Names of operations in its graph begin with the module's name.
+        ignored_scope=nncf.IgnoredScope(patterns=[f"{name}/.*" for name in export.pinned], validate=True),
+        advanced_parameters=AdvancedQuantizationParameters(
+            weights_quantization_params=QuantizationParameters(
+                num_bits=weight_bits, mode=QuantizationScheme.SYMMETRIC, per_channel=True
+            ),
+            activations_quantization_params=QuantizationParameters(
+                num_bits=activation_bits, mode=QuantizationScheme.ASYMMETRIC, per_channel=False
+            ),
+        ),
+    )
+    return model
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main()
+    run_methods(
+        ptq_parser(__doc__, tuple(METHODS)).parse_args(),
+        package="nncf",
+        settings={"first_last": "float", "weights": "per channel", "activations": "per tensor"},
+        quantize=quantized,
+        unsupported=(nncf.InternalError, nncf.ParameterNotSupportedError, ValueError),  # bits it does not have
+    )
