@@ -46,7 +46,7 @@ import evoq_moo as evoq  # noqa: E402
 from evoq_moo._files import write_atomically  # noqa: E402
 from evoq_moo.zoo._ssd import SSDHeads  # noqa: E402
 from tests.graph.cases import CASES, Case, Samples  # noqa: E402
-from tests.graph.stages import ERROR, REFUSED, STAGES, WRONG, Options, Report, call, examine  # noqa: E402
+from tests.graph.stages import ERROR, REFUSED, STAGES, STATED, WRONG, Options, Report, call, examine  # noqa: E402
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(width=200 if not sys.stdout.isatty() else None)
@@ -124,6 +124,17 @@ TIMM = """
     volo_d1_224 ese_vovnet19b_dw xception41 xcit_nano_12_p16_224 lowformer_b0 iformer_t cpubone_nano
 """.split()  # noqa: SIM905
 """One small network of each family of timm that classifies images, or two where the members differ in kind."""
+
+
+VERDICTS = (
+    "passed",
+    "passed, part in float",
+    "refused as expected",
+    "refused at set-up",
+    "failed",
+    "wrong silently",
+)
+"""What may become of a row: in the last, a value was wrong and no error said so."""
 
 
 # --- The rows ---
@@ -344,6 +355,8 @@ def verdict(found: Mapping[str, Any]) -> str:
         return "passed" if found["refused"] is None else "refused as expected"
     if WRONG in kinds.values():
         return "wrong silently"
+    if set(kinds.values()) == {STATED}:
+        return "passed, part in float"
     if kinds.get("setup") == REFUSED:
         return "refused at set-up"
     return "failed"
@@ -374,10 +387,9 @@ def show(output: Annotated[Path, typer.Argument(help="JSON file of the rows.")])
     groups: dict[str, Counter[str]] = {}
     for name, found in data["rows"].items():
         groups.setdefault(name.split("/")[0], Counter())[verdict(found)] += 1
-    verdicts = ("passed", "refused as expected", "refused at set-up", "failed", "wrong silently")
-    summary = Table("group", "rows", *verdicts, title="summary")
+    summary = Table("group", "rows", *VERDICTS, title="summary")
     for group, counts in (groups | {"all": sum(groups.values(), Counter())}).items():
-        summary.add_row(group, str(counts.total()), *(str(counts[v]) for v in verdicts))
+        summary.add_row(group, str(counts.total()), *(str(counts[v]) for v in VERDICTS))
     console.print(summary)
 
 

@@ -48,9 +48,11 @@ class Case:
         enliven: Gives a new network weights and statistics that keep signals alive.
         refused: A regular expression that the error's message matches; None where the network is accepted.
         optional: It may be accepted as well, and must then pass.
-        share: Smallest allowed share of the MACs of products with constant weights that layers count; None for any.
+        share: Smallest allowed share of the MACs of products with constant weights that layers count; None: a note may
+            say what stays in float.
         twin: Makes, from the case's network, one that computes the same in plain layers: under the same uniform
             policy both have the same difference.
+        alike: Differs from another case in its set-up alone; tests do without its calibration and export.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Case:
     optional: bool = False
     share: float | None = 0.99
     twin: Callable[[Any], nn.Module] | None = None
+    alike: bool = False
 
     def make(self) -> nn.Module:
         """Return the network, the same one each time."""
@@ -223,12 +226,12 @@ def unhooked(layer: int, *, before: bool) -> Callable[[nn.Module], nn.Module]:
     return plain
 
 
-@case(images, twin=unhooked(0, before=False))
+@case(images, twin=unhooked(0, before=False), alike=True)
 def conv_hook() -> nn.Module:
     return hooked(0, before=False)
 
 
-@case(images, twin=unhooked(1, before=False))
+@case(images, twin=unhooked(1, before=False), alike=True)
 def norm_hook() -> nn.Module:
     return hooked(1, before=False)
 
@@ -238,7 +241,7 @@ def conv_pre_hook() -> nn.Module:
     return hooked(0, before=True)
 
 
-@case(images, twin=unhooked(1, before=True))
+@case(images, twin=unhooked(1, before=True), alike=True)
 def norm_pre_hook() -> nn.Module:
     return hooked(1, before=True)
 
@@ -381,7 +384,7 @@ class ByType(nn.Module):
         return x
 
 
-@case(images)
+@case(images, alike=True)
 class CountsCalls(nn.Module):
     """A network that counts its calls and does nothing with the count."""
 
@@ -456,7 +459,7 @@ def weight_norm() -> nn.Module:
     return model
 
 
-@case(vectors, twin=baked, refused="weight_norm", optional=True)
+@case(vectors, twin=baked, refused="weight_norm", optional=True, alike=True)
 def old_weight_norm() -> nn.Module:
     model = perceptron()
     torch.nn.utils.weight_norm(model[0])
@@ -464,14 +467,14 @@ def old_weight_norm() -> nn.Module:
     return model
 
 
-@case(vectors, twin=baked)
+@case(vectors, twin=baked, alike=True)
 def spectral_norm() -> nn.Module:
     model = perceptron()
     parametrizations.spectral_norm(model[0])
     return model
 
 
-@case(vectors, twin=baked, refused="spectral_norm", optional=True)
+@case(vectors, twin=baked, refused="spectral_norm", optional=True, alike=True)
 def old_spectral_norm() -> nn.Module:
     model = perceptron()
     torch.nn.utils.spectral_norm(model[0])
@@ -525,7 +528,7 @@ def plain_low_rank(model: nn.Module) -> nn.Module:
     return nn.Sequential(layer, *model[1:])
 
 
-@case(vectors, twin=plain_low_rank)
+@case(vectors, twin=plain_low_rank, alike=True)
 def low_rank_update() -> nn.Module:
     return nn.Sequential(LowRank(16, 12), nn.ReLU(), nn.Linear(12, CLASSES))
 
@@ -550,7 +553,7 @@ def plain_rescaled(model: Any) -> nn.Module:
     return model
 
 
-@case(vectors, twin=plain_rescaled)
+@case(vectors, twin=plain_rescaled, alike=True)
 def large_then_small_weights() -> nn.Module:
     return Rescaled(2.0**33)
 
@@ -564,7 +567,7 @@ def plain_small_inputs(model: Any) -> nn.Module:
     return nn.Sequential(model.a, nn.ReLU(), model.b)
 
 
-@case(vectors, twin=plain_small_inputs)
+@case(vectors, twin=plain_small_inputs, alike=True)
 class SmallInputs(nn.Module):
     """A network that scales what it gets by 2^-33 and undoes it at its end."""
 
@@ -609,7 +612,7 @@ def grouped_conv_transpose2d() -> nn.Module:
     return nn.Sequential(conv(), nn.ReLU(), up, nn.BatchNorm2d(12), nn.ReLU(), conv(12, CLASSES))
 
 
-@case(volumes)
+@case(volumes, alike=True)
 def conv_transpose3d() -> nn.Module:
     return nn.Sequential(nn.ConvTranspose3d(2, 4, 2, stride=2, groups=2), nn.ReLU(), nn.Conv3d(4, 2, 3))
 
@@ -873,7 +876,7 @@ class TwoHeads(nn.Module):
         return self.head(x), self.maps(x)
 
 
-@case(images)
+@case(images, alike=True)
 class NamedTupleOutput(TwoHeads):
     """Both in a named tuple."""
 
@@ -1019,12 +1022,12 @@ def bfloat16() -> nn.Module:
     return typed(torch.bfloat16)
 
 
-@case(images)
+@case(images, alike=True)
 def float16() -> nn.Module:
     return typed(torch.float16)
 
 
-@case(images)
+@case(images, alike=True)
 def float64() -> nn.Module:
     return typed(torch.float64)
 
