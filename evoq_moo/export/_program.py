@@ -12,8 +12,7 @@ from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._shipment import check_network, sample_for, shipment_of
-from evoq_moo.export._template import quiet
-from evoq_moo.graph import Samples, arguments
+from evoq_moo.graph import Samples, arguments, quiet
 
 
 def export_program(network: nn.Module, path: str | Path, *, sample: Samples | Sequence[int] | None = None) -> int:

@@ -5,11 +5,7 @@ mark is a node of our own domain, which :mod:`evoq_moo.export._lower` replaces b
 serves every policy of a network.
 """
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +15,7 @@ from torch import Tensor, nn
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
 from evoq_moo.export._whole import replaced
-from evoq_moo.graph import Product, Samples, arguments, torch_layout, torch_product
+from evoq_moo.graph import Product, Samples, arguments, quiet, torch_layout, torch_product
 
 DOMAIN = "evoq_moo"
 INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
@@ -134,22 +130,6 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
         layers=tuple(p.name for p in shipment.layers),
         biases=tuple(p.bias is not None for p in shipment.layers),
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what the exporter says of itself; its errors still come out as exceptions."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def input_names(samples: Samples) -> list[str]:

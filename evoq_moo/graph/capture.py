@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from evoq_moo.difference import Rebuild, skeleton
 from evoq_moo.graph.inputs import Samples, arguments
 from evoq_moo.graph.ops import Const, Op, Ref, Target, aten, is_random, replace_op
+from evoq_moo.graph.quiet import quiet
 
 _FRESH = {
     aten.conv1d.default,
@@ -121,7 +122,7 @@ def capture(network: nn.Module, samples: Samples, *, dynamic: bool = True) -> Ca
     auto = {0: Dim.AUTO} if dynamic else None
     shapes = (tuple(auto for _ in args), dict.fromkeys(kwargs, auto)) if dynamic else None
     try:
-        with torch.no_grad(), _plain_attention():
+        with torch.no_grad(), quiet(), _plain_attention():
             program = torch.export.export(flat, (args, kwargs), dynamic_shapes=shapes, strict=False)
             return _read(program, rebuilds[-1], dynamic=dynamic)
     except CaptureError:
