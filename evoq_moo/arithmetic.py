@@ -46,39 +46,38 @@ def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tenso
     return levels.sub(zero_point).mul_(scale)
 
 
-def per_channel(values: Tensor, like: Tensor, channel_dim: int) -> Tensor:
+def per_channel(values: Tensor, like: Tensor, channel_dim: int = 0) -> Tensor:
     """Return values of channels `(channels,)` shaped to broadcast over one dimension of a tensor.
 
     Args:
         values: One value for each channel.
         like: The tensor, e.g. a weight or an output.
-        channel_dim: The dimension of `like` that runs over channels.
+        channel_dim: The dimension of `like` that runs over channels: the first of weights `(out, ...)`.
     """
     shape = [1] * like.dim()
     shape[channel_dim] = -1
     return values.reshape(shape)
 
 
-def weight_levels(weight: Tensor, scales: Tensor, bits: int, channel_dim: int = 0) -> Tensor:
+def weight_levels(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
     """Return the integer levels of weights, as float32.
 
     Args:
-        weight: Float32 weights.
-        scales: Float32 step of each output channel, `(channels,)`.
+        weight: Float32 weights `(out, ...)`.
+        scales: Float32 step of each output channel, `(out,)`.
         bits: Bit-width, 2..8 (bits).
-        channel_dim: The dimension of `weight` that runs over output channels.
     """
-    return quantize(weight, per_channel(scales, weight, channel_dim), 0, *weight_range(bits))
+    return quantize(weight, per_channel(scales, weight), 0, *weight_range(bits))
 
 
-def weight_values(levels: Tensor, scales: Tensor, channel_dim: int = 0) -> Tensor:
+def weight_values(levels: Tensor, scales: Tensor) -> Tensor:
     """Return the float32 weights of integer levels of any dtype; the rest as :func:`weight_levels`."""
-    return levels * per_channel(scales, levels, channel_dim)
+    return levels * per_channel(scales, levels)
 
 
-def fake_quantize_weight(weight: Tensor, scales: Tensor, bits: int, channel_dim: int = 0) -> Tensor:
+def fake_quantize_weight(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
     """Return float32 weights moved to their levels; arguments as :func:`weight_levels`."""
-    return weight_values(weight_levels(weight, scales, bits, channel_dim), scales, channel_dim)
+    return weight_values(weight_levels(weight, scales, bits), scales)
 
 
 def centered_levels(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:

@@ -20,10 +20,11 @@ from evoq_moo._compute import ComputePool
 from evoq_moo._files import write_atomically
 from evoq_moo._setup import digest, network_fingerprint
 from evoq_moo.errors import ArgumentError, NetworkError, check_count
-from evoq_moo.layers import NORMS
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.progress import Tracker, track
 from evoq_moo.zoo._digits import cache_folder
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 logger = logging.getLogger("evoq_moo")
 

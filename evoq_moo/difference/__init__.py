@@ -19,7 +19,7 @@ from evoq_moo.difference._metrics import (
     normalized_mse,
     top1_flips,
 )
-from evoq_moo.difference._outputs import Skeleton, heads_of, map_tensors, skeleton
+from evoq_moo.difference._outputs import Rebuild, heads_of, map_tensors, skeleton
 from evoq_moo.difference._resolve import Difference, resolve
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "METRICS",
     "Difference",
     "Metric",
-    "Skeleton",
+    "Rebuild",
     "choose",
     "class_axis",
     "cosine_distance",

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from evoq_moo.errors import ArgumentError, NetworkError
 
+_PLACE = torch.empty(0)
+"""Stands where a tensor was; made once, so that none is made while a network is traced."""
+
 
 def _parts(output: object) -> list[object] | None:
     """Return what a container holds, in order (mappings by insertion order); None for anything else."""
@@ -77,7 +80,7 @@ def map_tensors(output: Any, function: Callable[[Tensor], object]) -> Any:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class Rebuild:
     """The nesting of an output without its tensors; calling it with as many tensors gives an output.
 
     Attributes:
@@ -100,7 +103,7 @@ class Skeleton:
         return map_tensors(self.nesting, lambda _: next(places))
 
 
-def skeleton(output: object) -> tuple[list[Tensor], Skeleton]:
+def skeleton(output: object) -> tuple[list[Tensor], Rebuild]:
     """Return the tensors of an output, in order, and what builds such an output from a list of tensors.
 
     Example:
@@ -108,4 +111,4 @@ def skeleton(output: object) -> tuple[list[Tensor], Skeleton]:
         >>> output = rebuild([2 * leaf for leaf in leaves])
     """
     leaves = list(_leaves(output))
-    return leaves, Skeleton(map_tensors(output, lambda tensor: torch.empty(0, dtype=tensor.dtype)), len(leaves))
+    return leaves, Rebuild(map_tensors(output, lambda _: _PLACE), len(leaves))
