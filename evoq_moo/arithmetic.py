@@ -46,34 +46,57 @@ def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tenso
     return levels.sub(zero_point).mul_(scale)
 
 
-def per_channel(scale: Tensor, weight: Tensor) -> Tensor:
-    """Return scales `(out,)` shaped to broadcast over a weight `(out, ...)`."""
-    return scale.reshape(-1, *(1,) * (weight.dim() - 1))
-
-
-def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, channel_dim: int = 0) -> Tensor:
-    """Return float32 weights moved to their levels.
+def per_channel(values: Tensor, like: Tensor, channel_dim: int = 0) -> Tensor:
+    """Return values of channels `(channels,)` shaped to broadcast over one dimension of a tensor.
 
     Args:
-        weight: Float32 weights.
-        scale: Float32 step of each output channel, `(channels,)`.
-        bits: Bit-width, 2..8 (bits).
-        channel_dim: The dimension of `weight` that runs over output channels.
+        values: One value for each channel.
+        like: The tensor, e.g. a weight or an output.
+        channel_dim: The dimension of `like` that runs over channels: the first of weights `(out, ...)`.
     """
-    lowest, highest = weight_range(bits)
-    return torch.fake_quantize_per_channel_affine(
-        weight, scale, torch.zeros(len(scale), dtype=torch.int32, device=scale.device), channel_dim, lowest, highest
-    )
+    shape = [1] * like.dim()
+    shape[channel_dim] = -1
+    return values.reshape(shape)
 
 
-def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Return float32 activations moved to their levels.
+def weight_levels(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Return the integer levels of weights, as float32.
+
+    Args:
+        weight: Float32 weights `(out, ...)`.
+        scales: Float32 step of each output channel, `(out,)`.
+        bits: Bit-width, 2..8 (bits).
+    """
+    return quantize(weight, per_channel(scales, weight), 0, *weight_range(bits))
+
+
+def weight_values(levels: Tensor, scales: Tensor) -> Tensor:
+    """Return the float32 weights of integer levels of any dtype; the rest as :func:`weight_levels`."""
+    return levels * per_channel(scales, levels)
+
+
+def fake_quantize_weight(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Return float32 weights moved to their levels; arguments as :func:`weight_levels`."""
+    return weight_values(weight_levels(weight, scales, bits), scales)
+
+
+def centered_levels(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
+    """Return the integer levels of activations less the level of zero, as float32.
+
+    `clamp(round(x / s) + z, 0, h) - z` equals `clamp(round(x / s), -z, h - z)`: all are integers that float32 holds
+    exactly wherever the clamp does not decide.
 
     Args:
         x: Float32 values of any shape.
-        scale: Float32 step, one element.
-        zero_point: Int32 level of zero, one element.
+        scale: Step (float32 value).
+        zero_point: Level of zero.
         bits: Bit-width, 2..8 (bits).
     """
     lowest, highest = activation_range(bits)
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, lowest, highest)
+    inverse = torch.tensor(scale, dtype=torch.float32).reciprocal().item()
+    return x.mul(inverse).round_().clamp_(lowest - zero_point, highest - zero_point)
+
+
+def fake_quantize_activation(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
+    """Return float32 activations moved to their levels; arguments as :func:`centered_levels`."""
+    return centered_levels(x, scale, zero_point, bits).mul_(scale)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import check_name
-from evoq_moo.space import ACTIVATION, WEIGHT, FloatArray, IntArray, LayerInfo
+from evoq_moo.space import ACTIVATION, WEIGHT, FloatArray, IntArray, LayerInfo, whole_bits
 
 COSTS = ("size_mib", "gbops")
 """Names of the cost columns."""
@@ -98,8 +98,11 @@ def policy_cost(layers: Sequence[LayerInfo], bits: npt.ArrayLike) -> Cost:
     Args:
         layers: The quantizable layers.
         bits: Bit-widths `(layers, 2)`.
+
+    Raises:
+        BitWidthError: A value is not a whole number.
     """
-    array = np.asarray(bits, dtype=np.int64)
+    array = whole_bits("bits", bits)
     overhead_bytes = sum(
         4 * layer.bias_params + (4 * layer.output_channels if w <= 8 else 0) + (5 if a <= 8 else 0)
         for layer, (w, a) in zip(layers, array.tolist(), strict=True)

@@ -186,9 +186,10 @@ class QuantizedNetwork:
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
         check_name("engine", engine, ("auto", "reference", "integer"))
-        if difference == "auto":
+        if isinstance(difference, str) and difference == "auto":
             difference = DETECTION_DEFAULT if getattr(model, "decoder", None) is not None else CLASSIFICATION_DEFAULT
-        self.metric, self._difference = resolve(difference)
+        self._difference = resolve(difference)
+        self.metric = self._difference.name
         self._engine: Engine | None = None
         # The engine holds one policy at a time.
         self._lock = threading.RLock()
@@ -228,7 +229,7 @@ class QuantizedNetwork:
             *(tensor_bytes(head) for head in self.float_heads),
             ranges_fingerprint(self.ranges).encode(),
             f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
-            self.metric.encode(),
+            self._difference.identity.encode(),
         )
 
     def _checked_outputs(self, own: nn.Module) -> list[Tensor]:
@@ -334,7 +335,7 @@ class QuantizedNetwork:
         self._engine = None
 
     def _measure(self, heads: list[Tensor]) -> float:
-        value = self._pool.run(lambda: float(self._difference(self.float_heads, heads)))
+        value = self._pool.run(lambda: self._difference(self.float_heads, heads))
         if not math.isfinite(value):
             raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
         return value

@@ -4,8 +4,12 @@ The abstract does not say how ranges are found; these searches are ours. Weights
 the channel's squared error over a grid of clipping ratios, then a finer one, refined by the closed-form least-squares
 step of the levels.
 Activations: lower and upper end minimize the squared error over a histogram of the layer's inputs on all samples.
+
+Nothing depends on the unit of weights or inputs: values are searched divided by a power of two, which is exact. Scales
+are at least float32's smallest normal number, so that they have a reciprocal.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +22,12 @@ HISTOGRAM_BINS = 4096
 _WEIGHT_RATIOS = torch.linspace(0.1, 1.05, 20)
 _FINER = torch.linspace(-0.05, 0.05, 13)
 _REFINEMENTS = 2
-_SMALLEST_STEP = 1e-12
+_SMALLEST_STEP = torch.finfo(torch.float32).tiny
+_PLAIN_EXPONENTS = 32
+"""Activations below 2^-32 or above 2^32 are counted in units of 2^-64 or 2^64, where float32 counts them rightly."""
+
+OUTLIER_RATIO = 10.0
+"""Our choice: a sample is an outlier if its largest magnitude is more than so many times the samples' median."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +64,24 @@ class ActivationHistogram:
     @property
     def width(self) -> float:
         """Width of a bin."""
-        return max((self.highest - self.lowest) / (HISTOGRAM_BINS - 2), _SMALLEST_STEP)
+        return (self.highest - self.lowest) / (HISTOGRAM_BINS - 2) or 1.0  # of any width if all values are zero
+
+    @property
+    def _unit(self) -> float:
+        """What values are divided by when they are counted: a power of two, 1 for usual values."""
+        exponent = math.frexp(max(-self.lowest, self.highest))[1]
+        return 1.0 if abs(exponent) <= _PLAIN_EXPONENTS else math.ldexp(1, int(math.copysign(64, exponent)))
 
     def observe_counts(self, x: Tensor) -> None:
         """Count the values of a batch; call after all extremes are known."""
         if self.counts is None:
             self._first = round(self.lowest / self.width) - 1
             self.counts = torch.zeros(HISTOGRAM_BINS + 2, dtype=torch.float64)
-        low = (self._first - 0.5) * self.width
-        high = (self._first + HISTOGRAM_BINS + 1.5) * self.width
-        self.counts += torch.histc(x.float(), bins=HISTOGRAM_BINS + 2, min=low, max=high).double().cpu()
+        unit, x = self._unit, x.float()
+        low = (self._first - 0.5) * self.width / unit
+        high = (self._first + HISTOGRAM_BINS + 1.5) * self.width / unit
+        x = x if unit == 1 else x * (1 / unit)
+        self.counts += torch.histc(x, bins=HISTOGRAM_BINS + 2, min=low, max=high).double().cpu()
 
     def values_and_counts(self) -> tuple[Tensor, Tensor]:
         """Return the centers and counts of the bins that are not empty, float64 each."""
@@ -86,13 +103,15 @@ def weight_scales(rows: Tensor, bits: int) -> Tensor:
         Float32 `(channels,)`, positive. A channel of zeros gets step 1.
     """
     lowest, highest = weight_range(bits)
-    largest = rows.abs().amax(dim=1, keepdim=True)
+    original = rows.abs().amax(dim=1, keepdim=True)
+    # The power of two that brings the largest magnitude of each channel to 1..2.
+    unit = torch.where(original > 0, original / (2 * original.frexp().mantissa), 1)
+    rows, largest = rows / unit, original / unit
     best_error = torch.full_like(largest, torch.inf)
     best = torch.ones_like(largest)
 
     def consider(scale: Tensor) -> None:
         nonlocal best_error, best
-        scale = scale.clamp_min(_SMALLEST_STEP)
         levels = (rows / scale).round_().clamp_(lowest, highest)
         error = (levels * scale - rows).square_().sum(dim=1, keepdim=True)
         better = error < best_error
@@ -108,7 +127,7 @@ def weight_scales(rows: Tensor, bits: int) -> Tensor:
         levels = (rows / best).round_().clamp_(lowest, highest)
         power = levels.square().sum(dim=1, keepdim=True)
         consider(torch.where(power > 0, (levels * rows).sum(dim=1, keepdim=True) / power, best))
-    return torch.where(largest > 0, best, torch.ones_like(best)).flatten()
+    return torch.where(largest > 0, (best * unit).clamp_min(_SMALLEST_STEP), 1).flatten()
 
 
 def activation_range_of(histogram: ActivationHistogram, bits: int) -> ActivationRange:
@@ -123,7 +142,7 @@ def activation_range_of(histogram: ActivationHistogram, bits: int) -> Activation
     lowest, highest = activation_range(bits)
     values, counts = histogram.values_and_counts()
     low, high = histogram.lowest, histogram.highest
-    if high - low < _SMALLEST_STEP * highest:
+    if high == low:
         return ActivationRange(1.0, 0)
 
     coarse = torch.arange(1, 25, dtype=torch.float64) / 24
@@ -152,6 +171,30 @@ def _squared_errors(values: Tensor, counts: Tensor, scale: Tensor, zero_point: T
         restored = levels.sub_(z[:, None]).mul_(s[:, None])
         errors.append(restored.sub_(values).square_() @ counts)
     return torch.cat(errors)
+
+
+def outlier_note(samples: Tensor) -> str | None:
+    """Return a sentence that names samples with outliers, None if there are none.
+
+    Ranges come from all samples, so a single value far beyond the others' (one pixel of 1000 among values of 0..1)
+    takes levels from everything else.
+
+    Args:
+        samples: `(samples, ...)`; integers (token ids) have no outliers.
+    """
+    if not samples.is_floating_point() or samples.numel() == 0:
+        return None
+    peaks = samples.reshape(len(samples), -1).abs().amax(dim=1).double()
+    median = peaks.median().item()
+    outliers = (peaks > OUTLIER_RATIO * median).nonzero().flatten().tolist() if median > 0 else []
+    if not outliers:
+        return None
+    shown = ", ".join(str(i) for i in outliers[:10]) + (", ..." if len(outliers) > 10 else "")
+    return (
+        f"{len(outliers)} of {len(samples)} samples hold values up to {peaks.max().item():.4g}, more than "
+        f"{OUTLIER_RATIO:g} times the median sample's largest ({median:.4g}): indices {shown}; the input's range holds "
+        "them at the expense of everything else: correct or leave out these samples, unless such values are usual"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

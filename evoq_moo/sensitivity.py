@@ -29,7 +29,8 @@ class SensitivityTable:
         space: The search space whose genes were measured.
         bits: Bit-widths of the columns, ascending.
         values: Float64 `(n_var, len(bits))`: the difference with gene `j` alone at `bits[k]` and everything else
-            float. Zero at 16 and 32 bits; NaN where the gene does not allow the bit-width.
+            float. At 16 and 32 bits the difference of the float network to itself, 0 for most metrics; NaN where the
+            gene does not allow the bit-width.
         metric: Name of the difference.
     """
 

@@ -112,7 +112,14 @@ def measure_sensitivity(
     finally:
         if own:
             used.close()
-    return _table(space, entries, differences, sparse=method == "sparse", metric=network.metric)
+    return _table(
+        space,
+        entries,
+        differences,
+        sparse=method == "sparse",
+        metric=network.metric,
+        unquantized=network.difference_between(network.float_heads),
+    )
 
 
 def sparse_table(table: SensitivityTable, *, near: tuple[int, int] = SPARSE_BITS) -> SensitivityTable:
@@ -124,18 +131,36 @@ def sparse_table(table: SensitivityTable, *, near: tuple[int, int] = SPARSE_BITS
     """
     entries, _ = scan_policies(table.space, "sparse", near=near)
     differences = np.array([table.values[j, table.bits.index(b)] for j, b in entries])
-    return _table(table.space, entries, differences, sparse=True, metric=table.metric)
+    floats = table.values[:, [b in FLOAT_BITS for b in table.bits]]
+    known = floats[~np.isnan(floats)]
+    unquantized = float(known[0]) if len(known) else 0.0  # unused where no gene may stay float
+    return _table(table.space, entries, differences, sparse=True, metric=table.metric, unquantized=unquantized)
 
 
 def _table(
-    space: SearchSpace, entries: list[tuple[int, int]], differences: FloatArray, *, sparse: bool, metric: str
+    space: SearchSpace,
+    entries: list[tuple[int, int]],
+    differences: FloatArray,
+    *,
+    sparse: bool,
+    metric: str,
+    unquantized: float,
 ) -> SensitivityTable:
-    """Return the table of what a scan found, with the choices that it left out filled in."""
+    """Return the table of what a scan found, with the choices that it left out filled in.
+
+    Args:
+        space: The search space.
+        entries: `(gene, bit-width)` of each difference.
+        differences: What was measured.
+        sparse: Whether choices were left out.
+        metric: Name of the difference.
+        unquantized: The difference of the float network to itself: that of 16 and 32 bits.
+    """
     bits = tuple(sorted({b for gene in space.genes for b in gene.choices}))
     values = np.full((space.n_var, len(bits)), np.nan)
     for j, gene in enumerate(space.genes):
         for b in set(gene.choices) & set(FLOAT_BITS):
-            values[j, bits.index(b)] = 0.0
+            values[j, bits.index(b)] = unquantized
     decibels = bool((differences < 0).any())
     measured: dict[int, dict[int, float]] = {}
     for (j, b), difference in zip(entries, differences.tolist(), strict=True):

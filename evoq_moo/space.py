@@ -93,12 +93,20 @@ class Policy:
             wrong = sorted({b for b in bits if b not in ALLOWED_BITS})
             if wrong:
                 raise BitWidthError(f"policy: {name} holds {wrong}; allowed: {list(ALLOWED_BITS)}")
+            object.__setattr__(self, name, tuple(int(b) for b in bits))
 
     @classmethod
     def from_array(cls, layers: Sequence[str], bits: npt.ArrayLike) -> "Policy":
-        """Build a policy from an integer array of shape `(layers, 2)`: weight bits, activation bits."""
-        array = np.asarray(bits)
-        return cls(tuple(layers), tuple(int(b) for b in array[:, WEIGHT]), tuple(int(b) for b in array[:, ACTIVATION]))
+        """Build a policy from whole numbers of shape `(layers, 2)`: weight bits, activation bits.
+
+        Raises:
+            ArgumentError: Another shape.
+            BitWidthError: A value is not a whole number, or no allowed bit-width.
+        """
+        array = whole_bits("bits", bits)
+        if array.shape != (len(layers), 2):
+            raise ArgumentError(f"bits: given shape {array.shape}; allowed: (layers, 2) = ({len(layers)}, 2)")
+        return cls(tuple(layers), tuple(array[:, WEIGHT].tolist()), tuple(array[:, ACTIVATION].tolist()))
 
     def to_array(self) -> IntArray:
         """Return the bit-widths as an int64 array of shape `(layers, 2)`: weight bits, activation bits."""
@@ -108,6 +116,28 @@ class Policy:
         width = max((len(name) for name in self.layers), default=0)
         rows = zip(self.layers, self.weight_bits, self.activation_bits, strict=True)
         return "\n".join(f"{name:<{width}}  W{w} A{a}" for name, w, a in rows)
+
+
+def whole_bits(argument: str, bits: npt.ArrayLike) -> IntArray:
+    """Return bit-widths as int64; numbers are never truncated.
+
+    Args:
+        argument: The argument's name, for messages.
+        bits: Whole numbers of any shape; 4.0 is one.
+
+    Raises:
+        BitWidthError: A value is not a whole number.
+    """
+    try:
+        given = np.asarray(bits)
+    except ValueError:  # rows of different lengths
+        raise BitWidthError(f"{argument}: given {bits!r}; allowed: an array of whole numbers") from None
+    if given.dtype.kind not in "iuf":
+        raise BitWidthError(f"{argument}: given values of {given.dtype}; allowed: whole numbers")
+    whole = (np.abs(given) <= max(ALLOWED_BITS)) & (given == np.round(given))
+    if not whole.all():
+        raise BitWidthError(f"{argument}: given {given[~whole][0]}; allowed: whole numbers up to {max(ALLOWED_BITS)}")
+    return given.astype(np.int64)
 
 
 def check_bits(argument: str, bits: Iterable[int]) -> tuple[int, ...]:
@@ -381,5 +411,5 @@ class SearchSpace:
         )
         if any(not 0 <= g.layer < len(layers) or g.kind not in {"weight", "activation", "both"} for g in genes):
             raise ValueError("a gene of an unknown layer or kind")
-        base = np.array(data["base"], dtype=np.int64).reshape(len(layers), 2)
+        base = whole_bits("base", data["base"]).reshape(len(layers), 2)
         return cls(layers=layers, genes=genes, base=base)

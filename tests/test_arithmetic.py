@@ -4,7 +4,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoq_moo.arithmetic import activation_range, dequantize, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import (
+    activation_range,
+    centered_levels,
+    dequantize,
+    fake_quantize_activation,
+    fake_quantize_weight,
+    quantize,
+    weight_levels,
+    weight_range,
+    weight_values,
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -25,19 +35,25 @@ def test_activations_equal_torch_ao_bit_for_bit(seed, bits, scale, spread):
     ours = dequantize(quantize(x, step, zero_point, lowest, highest), step, zero_point)
     theirs = torch.fake_quantize_per_tensor_affine(x, step, zero_point, lowest, highest)
     assert torch.equal(ours, theirs)
+    value, zero = step.item(), int(zero_point)
+    assert torch.equal(fake_quantize_activation(x, value, zero, bits), theirs)
+    assert torch.equal(centered_levels(x, value, zero, bits) + zero, quantize(x, step, zero, lowest, highest))
 
 
 @settings(deadline=None, max_examples=100)
-@given(seed=st.integers(0, 2**31), bits=st.integers(2, 8), dim=st.sampled_from([0, 1]))
-def test_weights_equal_torch_ao_bit_for_bit(seed, bits, dim):
+@given(seed=st.integers(0, 2**31), bits=st.integers(2, 8))
+def test_weights_equal_torch_ao_bit_for_bit(seed, bits):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(6, 5, 3, 3, generator=generator)
-    scales = torch.rand(weight.shape[dim], generator=generator) * 0.5 + 1e-4
+    scales = torch.rand(len(weight), generator=generator) * 0.5 + 1e-4
     lowest, highest = weight_range(bits)
-    shaped = per_channel(scales, weight, dim)
-    ours = dequantize(quantize(weight, shaped, 0, lowest, highest), shaped, 0)
+    levels = weight_levels(weight, scales, bits)
+    assert lowest <= levels.min()
+    assert levels.max() <= highest
+    ours = weight_values(levels.to(torch.int8), scales)
+    assert torch.equal(ours, fake_quantize_weight(weight, scales, bits))
     zeros = torch.zeros(len(scales), dtype=torch.int32)
-    theirs = torch.fake_quantize_per_channel_affine(weight, scales, zeros, dim, lowest, highest)
+    theirs = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, lowest, highest)
     assert torch.equal(ours, theirs)
 
 
@@ -74,6 +90,8 @@ def test_inputs_are_not_changed():
     levels = quantize(x, scale, 3, 0, 15)
     kept = levels.clone()
     dequantize(levels, scale, 3)
+    fake_quantize_activation(x, 0.1, 3, 4)
+    fake_quantize_weight(x.reshape(10, 10), torch.full((10,), 0.1), 4)
     assert torch.equal(x, before)
     assert torch.equal(levels, kept)
 
@@ -83,3 +101,9 @@ def test_ranges_of_levels():
     assert weight_range(8) == (-128, 127)
     assert activation_range(2) == (0, 3)
     assert activation_range(8) == (0, 255)
+
+
+def test_values_far_outside_the_range_go_to_its_ends():
+    x = torch.tensor([-3e38, -1e20, -1.0, 0.0, 1.0, 1e20, 3e38])
+    assert centered_levels(x, 0.5, 3, 4).tolist() == [-3, -3, -2, 0, 2, 12, 12]
+    assert fake_quantize_activation(x, 0.5, 3, 4).tolist() == [-1.5, -1.5, -1, 0, 1, 6, 6]

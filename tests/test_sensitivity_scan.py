@@ -137,3 +137,22 @@ def test_an_unknown_method_is_named_before_any_work(tiny_model, tiny_samples):
     network = network_of(tiny_model, tiny_samples)
     with pytest.raises(UnknownNameError, match="method: unknown name 'spars'; did you mean 'sparse'"):
         evoq.measure_sensitivity(network, method="spars", progress=False)
+
+
+def test_the_float_entry_is_the_metric_of_the_float_network_to_itself(tiny_model, tiny_samples):
+    """Bug: in decibels 16 and 32 bits stood at 0, worse than any quantized choice; the truth is -200."""
+    bits = {"weight_bits": [4, 8, 16, 32], "activation_bits": [8, 32]}
+    network = network_of(tiny_model, tiny_samples, difference="sqnr", **bits)
+    full, sparse = (evoq.measure_sensitivity(network, method=m, progress=False) for m in ("full", "sparse"))
+    for table in (full, sparse, sparse_table(full)):
+        floats = table.values[:, [table.bits.index(b) for b in (16, 32)]]
+        np.testing.assert_allclose(floats[~np.isnan(floats)], -200)
+        assert np.nanargmin(table.values, axis=1).tolist() == [
+            table.bits.index(16) if gene.kind == "weight" else table.bits.index(32) for gene in network.space.genes
+        ]
+
+    def offset(reference, quantized):
+        return 3.0 + sum(float((r - q).abs().sum()) for r, q in zip(reference, quantized, strict=True))
+
+    table = evoq.measure_sensitivity(network_of(tiny_model, tiny_samples, difference=offset, **bits), progress=False)
+    assert (table.values[:, table.bits.index(32)] == 3).all()

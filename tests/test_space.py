@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evoq_moo.cost import policy_cost
 from evoq_moo.errors import ArgumentError, BitWidthError, UnknownNameError
 from evoq_moo.space import ALLOWED_BITS, LayerInfo, Policy, SearchSpace
 
@@ -229,3 +231,46 @@ def test_damaged_data_is_refused(damage):
     SearchSpace.from_json(data)
     with pytest.raises((KeyError, TypeError, ValueError)):
         SearchSpace.from_json(data | damage)
+
+
+@pytest.mark.parametrize(
+    ("bits", "given"),
+    [
+        ([[4.9, 8]], "4.9"),
+        ([[8, 7.999999]], "7.999999"),
+        ([[np.nan, 8]], "nan"),
+        ([[np.inf, 8]], "inf"),
+        ([[-1e300, 8]], "-1e[+]300"),
+        ([[True, False]], "values of bool"),
+        ([["4", "8"]], "values of <U1"),
+        ([[4, None]], "values of object"),
+        ([[4 + 1j, 8]], "values of complex128"),
+    ],
+)
+def test_bits_are_never_truncated(bits, given):
+    """Bug: 4.9 bits were 4."""
+    data = SearchSpace.build(LAYERS[:1], weight_bits=[4, 8], activation_bits=[8]).to_json()
+    for use in (
+        lambda: Policy.from_array(NAMES[:1], bits),
+        lambda: policy_cost(LAYERS[:1], bits),
+        lambda: SearchSpace.from_json(data | {"base": bits}),
+    ):
+        with pytest.raises(BitWidthError, match=f"given {given}; allowed: whole numbers"):
+            use()
+
+
+def test_whole_numbers_of_any_type_are_bits():
+    for bits in ([[4.0, 8.0]], np.array([[4, 8]], dtype=np.uint8), ((4, 8),)):
+        policy = Policy.from_array(NAMES[:1], bits)
+        assert policy == Policy(tuple(NAMES[:1]), (4,), (8,))
+        assert policy_cost(LAYERS[:1], bits) == policy_cost(LAYERS[:1], policy.to_array())
+    widths = Policy(tuple(NAMES[:1]), (np.int64(4),), (8.0,))
+    assert json.dumps([widths.weight_bits, widths.activation_bits]) == "[[4], [8]]"
+
+
+def test_bits_of_another_shape_are_refused():
+    for bits, shape in (([4, 8], "(2,)"), ([[4, 8, 2]], "(1, 3)"), ([[4, 8]] * 2, "(2, 2)"), ([], "(0,)")):
+        with pytest.raises(ArgumentError, match=re.escape(f"bits: given shape {shape}; allowed: (layers, 2) = (1, 2)")):
+            Policy.from_array(NAMES[:1], bits)
+    with pytest.raises(BitWidthError, match="an array of whole numbers"):
+        Policy.from_array(NAMES[:1], [[4, 8], [4]])

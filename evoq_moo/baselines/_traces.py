@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import activation_range, dequantize, quantize
+from evoq_moo.arithmetic import fake_quantize_activation
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import NetworkError, NonFiniteError
 from evoq_moo.graph import Samples, count, run
@@ -78,9 +78,7 @@ def _input_errors(x: Tensor, ranges: LayerRanges) -> Tensor:
     """Return `|Q_b(x) - x|^2` of each sample, float64 `(bit-widths, samples)`."""
     errors = []
     for bits, found in ranges.activation.items():
-        scale = torch.tensor([found.scale], device=x.device)
-        zero_point = torch.tensor([found.zero_point], dtype=torch.int32, device=x.device)
-        restored = dequantize(quantize(x, scale, zero_point, *activation_range(bits)), scale, zero_point)
+        restored = fake_quantize_activation(x, found.scale, found.zero_point, bits)
         errors.append((restored - x).double().square().reshape(len(x), -1).sum(1).cpu())
     return torch.stack(errors)
 

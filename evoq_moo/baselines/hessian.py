@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import fake_quantize_weight
 from evoq_moo.errors import ArgumentError, check_count, check_name
 from evoq_moo.graph import count, weight_of
 from evoq_moo.network import QuantizedNetwork
@@ -111,8 +111,7 @@ def _weight_errors(network: QuantizedNetwork) -> dict[str, dict[int, float]]:
         weight = weight_of(modules[name])
         errors[name] = {}
         for bits, scales in ranges.weight_scales.items():
-            scale = per_channel(scales.to(weight.device), weight)
-            restored = dequantize(quantize(weight, scale, 0, *weight_range(bits)), scale, 0)
+            restored = fake_quantize_weight(weight, scales.to(weight.device), bits)
             errors[name][bits] = (restored - weight).double().square().sum().item()
     return errors
 

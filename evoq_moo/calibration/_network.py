@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from evoq_moo._setup import digest, network_fingerprint
 from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._report import CalibrationReport
+from evoq_moo.difference import map_tensors
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
 from evoq_moo.graph import weight_of
 from evoq_moo.network import QuantizedNetwork
@@ -201,15 +202,4 @@ def check_parameters(p: LayerParameters) -> None:
 
 def map_heads(output: Any, maps: Any) -> Any:
     """Return an output of any nesting with each floating-point tensor mapped, in the order of `heads_of`."""
-    if isinstance(output, Tensor):
-        return next(maps)(output) if output.is_floating_point() else output
-    if isinstance(output, Mapping):
-        changed = {key: map_heads(value, maps) for key, value in output.items()}
-        return changed if type(output) is dict else type(output)(changed)  # type: ignore[call-arg]
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(map_heads(value, maps) for value in output))
-    if isinstance(output, list | tuple):
-        return type(output)(map_heads(value, maps) for value in output)
-    if output is not None and hasattr(output, "__dataclass_fields__"):
-        return replace(output, **{name: map_heads(getattr(output, name), maps) for name in output.__dataclass_fields__})
-    return output
+    return map_tensors(output, lambda tensor: next(maps)(tensor) if tensor.is_floating_point() else tensor)

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from evoq_moo._compute import MICRO_BATCH
 from evoq_moo._images import ImageSource
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export import export_onnx, export_program, load_calibrated, verify_onnx, write_bits
 from evoq_moo.export._exact import EXACT, check_form
 from evoq_moo.recipe import Recipe
 
-_BATCH = 5
 Model = Annotated[
     str | None,
     typer.Option(help="The network, where the folder's recipe does not fit: a zoo name or package.module:factory."),
@@ -82,7 +82,8 @@ def verify_command(
     source = ImageSource(images)
     count = len(source) if limit is None else min(limit, len(source))
     preprocess = network.preprocess
-    batches = (source.batch(range(start, min(start + _BATCH, count)), preprocess) for start in range(0, count, _BATCH))
+    starts = range(0, count, MICRO_BATCH)
+    batches = (source.batch(range(start, min(start + MICRO_BATCH, count)), preprocess) for start in starts)
     found = verify_onnx(file, network, batches, level_images=level_images, count=count)
     console = Console()
     console.print(found.table())

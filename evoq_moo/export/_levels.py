@@ -9,16 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from evoq_moo._compute import MICRO_BATCH
 from evoq_moo._setup import observed
-from evoq_moo.arithmetic import activation_range
+from evoq_moo.arithmetic import centered_levels
+from evoq_moo.errors import ArgumentError
 from evoq_moo.export._read import OnnxFile
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._template import require_onnx
 from evoq_moo.graph import Samples, run, split
 from evoq_moo.quantizer import LayerParameters
-
-BATCH = 5
-"""Images of one forward pass. Sums of float32 depend on it, so whatever is compared is computed in the same batches."""
 
 _Values = dict[str, npt.NDArray[np.float32]]
 
@@ -108,12 +107,14 @@ def compare_levels(
     first: str | None = None
     session, names = _session_of_inputs(found, layers)
     exact = {layer.name for layer in found.layers if layer.exact}
-    for batch in split(images, BATCH):
+    # Sums of float32 depend on the size of a batch, so whatever is compared is computed in the same batches.
+    for batch in split(images, MICRO_BATCH):
         there, here = _inputs_of_file(session, names, batch), _inputs_of_network(against, layers, batch)
         for p in layers:
             if p.name not in names:
                 continue
             distance = np.abs(_levels_of_values(there[p.name], p, p.name in exact) - _levels(here[p.name], p))
+            distance[np.isnan(distance)] = 2**p.activation_bits  # NaN has no level: further than any other
             values += distance.size
             same += int((distance == 0).sum())
             if distance.size and int(distance.max()) > 0:
@@ -203,16 +204,15 @@ def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], ba
     return kept
 
 
-def _levels(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.int64]:
-    """Return the levels of float inputs, as the arithmetic says."""
-    lowest, highest = activation_range(p.activation_bits)
-    inverse = np.float32(1) / np.float32(p.activation_scale)
-    levels = np.rint(x * inverse).astype(np.int64) + int(p.activation_zero_point or 0)
-    return np.asarray(np.clip(levels, lowest, highest))
+def _levels(x: npt.NDArray[np.float32], p: LayerParameters) -> npt.NDArray[np.float32]:
+    """Return the levels of float inputs, as the arithmetic says; NaN where those are NaN."""
+    if p.activation_scale is None or p.activation_zero_point is None:
+        raise ArgumentError(f"layer {p.name!r}: given an input that is not quantized; allowed: quantized ones")
+    levels = centered_levels(torch.from_numpy(x), p.activation_scale, p.activation_zero_point, p.activation_bits)
+    return np.asarray(levels.add_(p.activation_zero_point).numpy())
 
 
-def _levels_of_values(x: npt.NDArray[np.float32], p: LayerParameters, exact: bool) -> npt.NDArray[np.int64]:
+def _levels_of_values(x: npt.NDArray[np.float32], p: LayerParameters, exact: bool) -> npt.NDArray[np.float32]:
     """Return the levels of values that were quantized and dequantized, to integers in the exact form."""
     step = np.float32(1) if exact or p.activation_scale is None else np.float32(p.activation_scale)
-    levels = np.rint(x / step).astype(np.int64)
-    return np.asarray(levels + int(p.activation_zero_point or 0))
+    return np.asarray(np.rint(x / step) + np.float32(p.activation_zero_point or 0))

@@ -13,10 +13,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from evoq_moo._compute import MICRO_BATCH
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._exact import EXACT, exact_network
-from evoq_moo.export._levels import BATCH, Disagreement, LevelReport, Parted, compare_levels, explain
+from evoq_moo.export._levels import Disagreement, LevelReport, Parted, compare_levels, explain
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import Shipment, shipment_of
@@ -163,7 +164,7 @@ def verify_onnx(
     problems = _parameter_problems(found, shipment)
     computed: Any = exact_network(shipment) if found.form == EXACT else against
     whole = isinstance(images, Tensor | tuple | Mapping)
-    batches: Iterable[Samples] = split(images, BATCH) if whole else images  # type: ignore[arg-type, assignment]
+    batches: Iterable[Samples] = split(images, MICRO_BATCH) if whole else images  # type: ignore[arg-type, assignment]
     session = open_session(found.content)
     heads = _Heads()
     kept: list[Samples] = []
@@ -224,13 +225,18 @@ class _Heads:
             self.distance = [0.0] * len(expected)
             self.classifies = len(expected) == 1 and expected[0].ndim == 2 and expected[0].shape[1] > 1
         for i, (e, f) in enumerate(zip(expected, found, strict=True)):
-            self.lowest[i] = min(self.lowest[i], float(e.min()))
-            self.highest[i] = max(self.highest[i], float(e.max()))
-            self.distance[i] = max(self.distance[i], float(np.abs(e - f).max()) if np.isfinite(f).all() else np.inf)
+            finite = e[np.isfinite(e)]
+            self.lowest[i] = min(self.lowest[i], float(finite.min(initial=np.inf)))
+            self.highest[i] = max(self.highest[i], float(finite.max(initial=-np.inf)))
+            # NaN is no distance from anything, not even from NaN: it counts as infinitely far.
+            fine = len(finite) == e.size and np.isfinite(f).all()
+            self.distance[i] = max(self.distance[i], float(np.abs(e - f).max()) if fine else np.inf)
         if self.classifies:
             chosen, other = expected[0].argmax(1), found[0].argmax(1)
-            self.same += int((chosen == other).sum())
-            for row in np.flatnonzero(chosen != other).tolist():
+            same = (chosen == other) & np.isfinite(expected[0]).all(1) & np.isfinite(found[0]).all(1)
+            self.same += int(same.sum())
+            for row in np.flatnonzero(~same).tolist():
+                logits = expected[0][row].tolist()
                 self.parted.append(
                     Parted(
                         image=self.count + row,
@@ -238,7 +244,7 @@ class _Heads:
                         row=row,
                         expected=int(chosen[row]),
                         found=int(other[row]),
-                        margin=float(expected[0][row, chosen[row]] - expected[0][row, other[row]]),
+                        margin=logits[chosen[row]] - logits[other[row]],
                     )
                 )
         self.count += number_of(batch)
@@ -247,7 +253,8 @@ class _Heads:
         return self.same / self.count if self.classifies else None
 
     def distances(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        steps = [max((h - lo) / 255, 1e-30) for lo, h in zip(self.lowest, self.highest, strict=True)]
+        smallest = float(np.finfo(np.float32).tiny)
+        steps = [max((h - lo) / 255, smallest) for lo, h in zip(self.lowest, self.highest, strict=True)]
         return tuple(self.distance), tuple(d / s for d, s in zip(self.distance, steps, strict=True))
 
 

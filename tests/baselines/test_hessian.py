@@ -186,9 +186,7 @@ def test_table_is_trace_times_perturbation():
         assert table.lookup(name, "weight", 32) == 0
     first = network.ranges["first"].activation[3]
     x = network.samples
-    quantized = fake_quantize_activation(
-        x, torch.tensor([first.scale]), torch.tensor([first.zero_point], dtype=torch.int32), 3
-    )
+    quantized = fake_quantize_activation(x, first.scale, first.zero_point, 3)
     error = (quantized - x).double().square().flatten(1).sum(1)
     expected = (traces.inputs["first"].mean(0) / 9 * error).sum() / 2
     assert table.lookup("first", "activation", 3) == pytest.approx(expected.item(), rel=1e-5)

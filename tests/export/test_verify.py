@@ -15,6 +15,7 @@ from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileEr
 from evoq_moo.export import export_onnx, read_onnx, verify_onnx
 from evoq_moo.export._levels import Parted, explain
 from evoq_moo.export._shipment import shipment_of
+from evoq_moo.export._verify import _Heads
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,33 @@ def test_a_file_that_is_too_large_is_found(branches, exported, tmp_path):
 
     found = verify_onnx(changed(path, tmp_path / "a.onnx", grow), network, branches.samples, repeats=0)
     assert any(p.startswith("the file takes") for p in found.problems)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["network", "file", "both"])
+def test_outputs_that_are_not_finite_are_a_difference(value, where):
+    """Bug: the distance of two NaN outputs, and of NaN to a number, was 0, and their choices agreed."""
+    good = np.arange(12, dtype=np.float32).reshape(4, 3)
+    broken = good.copy()
+    broken[1, 2] = value
+    heads = _Heads()
+    expected, found = (broken if where in {side, "both"} else good for side in ("network", "file"))
+    heads.add([expected], [found], torch.zeros(4, 1))
+    heads.add([good], [good], torch.zeros(4, 1))
+    distance, in_levels = heads.distances()
+    assert distance == in_levels == (np.inf,)
+    assert heads.agreement() == 7 / 8
+    assert [one.image for one in heads.parted] == [1]
+
+
+def test_images_that_give_nan_do_not_pass(branches, exported):
+    network, path = exported
+    images = branches.samples.clone()
+    images[2, 0, 0, 0] = torch.nan
+    found = verify_onnx(path, network, images, repeats=0)
+    assert any("output levels away" in p for p in found.problems)
+    assert found.levels.equal < 1
+    assert found.levels.largest >= 4
 
 
 def test_arguments(branches, exported):
