@@ -238,7 +238,6 @@ def test_parameters_under_several_names_are_known():
     with untouched():
         captured = capture(nn.Sequential(a, b).eval(), torch.randn(2, 3))
     assert captured.shared == dict.fromkeys(("0.weight", "1.weight"), frozenset({"0.weight", "1.weight"}))
-    assert len(captured.parameters) == 2
 
 
 def test_attention_is_captured_as_its_products():

@@ -20,7 +20,7 @@ class Nested(nn.Module):
         self.outer = Outer(3, 4)
         self.head = nn.Linear(4, 2)
         self.shift = nn.Parameter(torch.randn(6, 1))
-        self.preprocess = Preprocess()
+        self.preprocess = Preprocess(crop=8)
 
     def forward(self, x):
         y = self.outer(x)
@@ -58,7 +58,7 @@ def test_layers_and_output_are_those_of_the_given_network(pair):
     assert captured.graph.layers == ("outer", "outer.inner", "head")
     assert all(isinstance(captured.get_submodule(name), Product) for name in captured.graph.layers)
     assert [set(before) for before in captured.graph.predecessors] == [set(), {0}, {1}]
-    assert captured.preprocess is model.preprocess
+    assert captured.preprocess == model.preprocess
     assert not captured.training
     for number in (3, 1):
         same(captured(X[:number]), model(X[:number]))
