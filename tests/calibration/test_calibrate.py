@@ -135,9 +135,7 @@ def test_a_fold_never_sees_what_is_held_out_of_it(tiny_network, policy_of, monke
 @pytest.mark.parametrize(("steps", "usual"), [("light", False), ("full", True), (("features", "rounding"), True)])
 def test_levels_alone_are_fitted_to_mirror_images_too(tiny_network, policy_of, steps, usual):
     found = {
-        mirror: calibrate(
-            tiny_network, policy_of(tiny_network, 4, 4), steps, mirror=mirror, progress=False
-        )
+        mirror: calibrate(tiny_network, policy_of(tiny_network, 4, 4), steps, mirror=mirror, progress=False)
         for mirror in (None, True, False)
     }
     same(found[None], found[usual])

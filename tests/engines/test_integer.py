@@ -449,7 +449,9 @@ def test_a_network_that_cannot_be_captured_runs_on_the_reference_engine_and_says
     assert "module by module" in network.engine_reason
     assert sum("the reference engine is used" in record.message for record in caplog.records) == 1
     assert any("the reference engine is used" in note for note in network.notes)
-    with pytest.raises(ArgumentError, match="engine: 'integer' can't be used: the network is quantized module by module"):
+    with pytest.raises(
+        ArgumentError, match="engine: 'integer' can't be used: the network is quantized module by module"
+    ):
         QuantizedNetwork(Branching(), samples, engine="integer", progress=False)
     assert [layer.kind for layer in network.space.layers] == [
         *("Conv2d", "Conv2d", "Conv2d", "ConvTranspose2d", "Conv1d", "Linear")

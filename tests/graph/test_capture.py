@@ -183,7 +183,9 @@ def test_a_graph_of_any_number_of_samples():
     with untouched():
         captured = capture(Sizes(), torch.randn(2, 3, 4))
         assert captured.symbol is not None
-        assert [tuple(map(str, captured.shapes[name])) for name in captured.inputs] == [(str(captured.symbol), "3", "4")]
+        assert [tuple(map(str, captured.shapes[name])) for name in captured.inputs] == [
+            (str(captured.symbol), "3", "4")
+        ]
         for number in (1, 2, 7):
             ops = at_size(captured.ops, captured.shapes, captured.numbers, captured.symbol, number)
             x = torch.randn(number, 3, 4)

@@ -55,7 +55,7 @@ def test_it_computes_what_torchs_layers_do(kind, i):
 
 @pytest.mark.parametrize(("kind", "i"), CASES)
 def test_each_output_channel_has_its_own_row_of_the_weight(kind, i):
-    layer, x, captured = made(kind, i)
+    _, x, captured = made(kind, i)
     weight, geometry = captured.products[0].weight.clone(), captured.graph.geometries[0]
     before = product(x, weight, None, geometry)
     weight[1] *= 3

@@ -79,7 +79,10 @@ def test_a_network_that_treats_each_sample_alone_passes():
         (lambda _m, x: x - x.mean(0), "depends on the other samples of its batch, first in 'then'"),
         (lambda _m, x: x * len(x), "depends on the other samples of its batch, first in 'then'"),
         (lambda _m, x: x.relu() if len(x) > 1 else x[:, :2], "depends on the other samples of its batch"),
-        (lambda _m, x: nn.functional.batch_norm(x, None, None, training=True), "on a batch but not on one sample alone"),
+        (
+            lambda _m, x: nn.functional.batch_norm(x, None, None, training=True),
+            "on a batch but not on one sample alone",
+        ),
     ],
 )
 def test_what_a_network_may_not_do(function, message):
