@@ -156,7 +156,7 @@ def one_cost(name: str, output: Path, samples: int, evaluations: int) -> None:
         "samples": samples,
         "evaluations": evaluations,
         "engine": network.engine_name,
-        "captured": getattr(network.engine, "captured", None),
+        "captured": network.graph is not None,
         "forward_s": float(np.mean(forwards)),
         "setup_s": setup,
         "first_s": seconds[0],

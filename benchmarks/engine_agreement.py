@@ -34,12 +34,12 @@ from torch import Tensor, nn
 
 import evoq_moo as evoq
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import activation_range, per_channel, quantize
 from evoq_moo.difference import heads_of, kl_divergence
 from evoq_moo.engines import IntegerEngine, ReferenceEngine
 from evoq_moo.engines._lower import Layer
-from evoq_moo.engines.reference import QuantizedLayer
-from evoq_moo.layers import channel_dim, weight_of
+from evoq_moo.graph import GraphNetwork, Product, product
+from evoq_moo.quantizer import LayerParameters
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()
@@ -59,35 +59,36 @@ class Float64Layer(nn.Module):
     The arithmetic multiplies by the float32 reciprocal of the scale; that rounding is part of its definition.
 
     Args:
-        layer: The layer under a policy.
-        float_weight: Its weight in float32.
+        layer: The float layer.
+        p: What it computes with under a policy.
         control: What is done to the result; empty for nothing.
     """
 
-    def __init__(self, layer: QuantizedLayer, float_weight: Tensor, *, control: str) -> None:
+    def __init__(self, layer: Product, p: LayerParameters, *, control: str) -> None:
         super().__init__()
-        self.layer = layer.layer.double()
+        self.geometry = layer.geometry
+        self.p = p
         self.control = control
-        self.range = layer.ranges.activation.get(layer.activation_bits)
-        self.highest = activation_range(layer.activation_bits)[1]
-        if layer.weight_bits in layer.ranges.weight_scales:
-            scales = layer.ranges.weight_scales[layer.weight_bits]
-            scale = per_channel(scales, float_weight, channel_dim(self.layer))
-            levels = quantize(float_weight, scale, 0, *weight_range(layer.weight_bits))
-            self.layer.weight = nn.Parameter(levels.double() * scale.double(), requires_grad=False)
+        weight = p.value().double()
+        if p.weight_levels is not None and p.weight_scales is not None:
+            levels = p.weight_levels.double()
+            weight = levels * per_channel(p.weight_scales.double(), levels)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", None if p.bias is None else p.bias.double())
 
     def levels(self, x: Tensor) -> Tensor:
         """Return the levels of the input."""
-        scale, zero_point = torch.tensor(self.range.scale), self.range.zero_point
+        scale, zero_point = torch.tensor(self.p.activation_scale), self.p.activation_zero_point
+        highest = activation_range(self.p.activation_bits)[1]
         if self.control == "rounded":
-            return quantize(x.float(), scale, zero_point, 0, self.highest).double()
-        return (x * scale.reciprocal().double()).round_().add_(zero_point).clamp_(0, self.highest)
+            return quantize(x.float(), scale, zero_point, 0, highest).double()
+        return (x * scale.reciprocal().double()).round_().add_(zero_point).clamp_(0, highest)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's float64 result."""
-        if self.range is not None:
-            x = self.levels(x).sub_(self.range.zero_point).mul_(self.range.scale)
-        result: Tensor = self.layer(x)
+        if self.p.quantized_activation:
+            x = self.levels(x).sub_(self.p.activation_zero_point).mul_(self.p.activation_scale)
+        result = product(x, self.weight, self.bias, self.geometry)
         if self.control == "rounded":
             return result.float().double()
         if self.control == "perturbed":
@@ -113,8 +114,13 @@ class Bench:
         self.network = recipe_for(name)(threads=threads)
         self.images = self.network.samples[:samples] if images is None else images
         self.pool = ComputePool(threads=threads)
-        options = {"samples": self.images, "ranges": self.network.ranges, "pool": self.pool}
-        self.integer = IntegerEngine(network=copy.deepcopy(self.network.network), **options)
+        options = {
+            "samples": self.images,
+            "layers": self.network.space.layers,
+            "ranges": self.network.ranges,
+            "pool": self.pool,
+        }
+        self.integer = IntegerEngine(network=self.network.network, **options)
         self.reference = ReferenceEngine(network=copy.deepcopy(self.network.network), batch_size=5, **options)
 
     def policies(self, count: int, lowest: int) -> list[evoq.Policy]:
@@ -122,18 +128,13 @@ class Bench:
         vectors = np.maximum(self.network.space.sample(count, np.random.default_rng(0)), lowest)
         return [self.network.space.policy(x) for x in vectors]
 
-    def float64(self, policy: evoq.Policy | None, *, control: str = "") -> nn.Module:
+    def float64(self, policy: evoq.Policy | None, *, control: str = "") -> GraphNetwork:
         """Return the float network, or the network under a policy, computed in float64."""
-        if policy is None:
-            return copy.deepcopy(self.network.network).double()
-        applied = self.network.apply(policy).network.double()
-        for name in policy.layers:
-            layer = applied.get_submodule(name)
-            if isinstance(layer, QuantizedLayer):
-                exact = Float64Layer(layer, weight_of(self.network.network.get_submodule(name)), control=control)
-                parent, _, attribute = name.rpartition(".")
-                setattr(applied.get_submodule(parent), attribute, exact)
-        return applied
+        network: GraphNetwork = copy.deepcopy(self.network.network).double()
+        if policy is not None:
+            for p, layer in zip(self.network.parameters_of(policy.to_array()), network.products, strict=True):
+                network.replace(p.name, Float64Layer(layer, p, control=control))
+        return network
 
     def heads64(self, policy: evoq.Policy | None, *, control: str = "") -> list[Tensor]:
         """Return float64 heads."""
@@ -263,9 +264,8 @@ def flips(
 def levels64(bench: Bench, policy: evoq.Policy, *, control: str = "") -> dict[int, Tensor]:
     """Return the levels of each layer's input in float64, by the layer's number."""
     network = bench.float64(policy, control=control)
-    layers = {i: network.get_submodule(name) for i, name in enumerate(policy.layers)}
     found: dict[int, Tensor] = {}
-    for i, layer in layers.items():
+    for i, layer in enumerate(network.products):
         layer.register_forward_pre_hook(lambda layer, args, i=i: found.update({i: layer.levels(args[0])}))
     bench.pool.run(lambda: network(bench.images.double()))
     return found
@@ -274,15 +274,18 @@ def levels64(bench: Bench, policy: evoq.Policy, *, control: str = "") -> dict[in
 def reference_levels(bench: Bench, policy: evoq.Policy) -> dict[int, Tensor]:
     """Return the levels of each layer's input in the reference engine, by the layer's number."""
     found: dict[int, Tensor] = {}
+    parameters = bench.network.parameters_of(policy.to_array())
 
-    def record(i: int, layer: QuantizedLayer, x: Tensor) -> None:
-        range_ = activation_range(layer.activation_bits)
-        found[i] = quantize(x, layer.activation_scale, layer.activation_zero_point, *range_).double()
+    def record(i: int, x: Tensor) -> None:
+        p = parameters[i]
+        scale = torch.tensor(p.activation_scale, dtype=torch.float32)
+        found[i] = quantize(x, scale, p.activation_zero_point, *activation_range(p.activation_bits)).double()
 
     with bench.reference.bits(policy.to_array()) as network:
-        layers = enumerate(bench.reference.layers)
         hooks = [
-            layer.register_forward_pre_hook(lambda layer, args, i=i: record(i, layer, args[0])) for i, layer in layers
+            # Before the layer's own, which quantizes.
+            layer.register_forward_pre_hook(lambda _layer, args, i=i: record(i, args[0]), prepend=True)
+            for i, layer in enumerate(network.products)
         ]
         bench.pool.run(lambda: network(bench.images))
         for hook in hooks:

@@ -75,7 +75,7 @@ class Targets:
         self.images = torch.rand(8, 3, 6, 6)
         self.quantized = evoq.QuantizedNetwork(Net().eval(), self.images, engine="reference", progress=False)
         policy = self.quantized.space.policy(self.quantized.space.sample(1, np.random.default_rng(0))[0])
-        self.network = evoq.calibrate(self.quantized, policy, ["bias"], progress=False)
+        self.network = evoq.calibrate(self.quantized, policy, ["features"], progress=False)
         folder.mkdir(parents=True, exist_ok=True)
         for form in ("exact", "qdq"):
             export_onnx(self.network, folder / f"{form}.onnx", sample=self.images, form=form)

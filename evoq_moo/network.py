@@ -23,7 +23,7 @@ from evoq_moo._setup import (
     tensor_bytes,
 )
 from evoq_moo.cost import Cost, policy_cost
-from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT, Metric, resolve
+from evoq_moo.difference import Difference, Metric, choose, resolve
 from evoq_moo.engines import (
     Engine,
     EngineName,
@@ -57,12 +57,48 @@ from evoq_moo.graph import (
     weight_of,
 )
 from evoq_moo.quantizer import LayerParameters, parameters_of, quantized_copy
+from evoq_moo.ranges import outlier_note
 from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
 
 logger = logging.getLogger("evoq_moo")
 
 PINNED_BITS = 8
 """Bit-width of pinned layers: the field's habit for the first and last layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkReport:
+    """What a network's set-up found.
+
+    Attributes:
+        float_error: Largest distance of the captured network's float outputs to the given one's on all samples, as a
+            share of their largest value.
+        engine: The engine that computes policies.
+        engine_reason: Why that is not the integer engine; empty if it is.
+        difference: What the difference is and why.
+        layers: Quantizable layers.
+        macs_quantized: Share of the multiply-accumulates that they compute, 0..1.
+        parameters_quantized: Share of the parameters that are their weights, 0..1.
+        notes: What stays float and why, and what else a user should know, one sentence each.
+    """
+
+    float_error: float
+    engine: str
+    engine_reason: str
+    difference: str
+    layers: int
+    macs_quantized: float
+    parameters_quantized: float
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        why = f" ({self.engine_reason})" if self.engine_reason else ""
+        first = (
+            f"{self.layers} layers with {100 * self.macs_quantized:.1f} % of the MACs and "
+            f"{100 * self.parameters_quantized:.1f} % of the parameters; float outputs off by {self.float_error:.1g}; "
+            f"engine: {self.engine}{why}"
+        )
+        return "\n".join([first, self.difference, *self.notes])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +164,16 @@ class QuantizedNetwork:
         tied: One gene sets a layer's weight and activation bit-width.
         overrides: For a layer's name, ``{"weight_bits": ..., "activation_bits": ...}`` instead of the defaults.
         difference: ``"kl"``, ``"nmse"``, ``"cosine"``, ``"sqnr"``, ``"top1_flips"``, or a callable of
-            (float heads, quantized heads). ``"auto"``: ``"nmse"`` for a detector, which has an attribute `decoder`,
-            else ``"kl"``.
+            (float heads, quantized heads). ``"auto"``: what fits the outputs (:func:`evoq_moo.difference.choose`), as
+            `difference_reason` says.
+        class_dim: The dimension of classes in the outputs, for ``"kl"`` and ``"top1_flips"``; None: the second, and of
+            outputs `(N, T, classes)` the last.
         engine: ``"reference"`` computes fake quantization in float32, on any network and device: the definition.
             ``"integer"`` computes the same arithmetic in integers, for a fraction of a float forward, where the
             processor has the instructions (AVX2 without VNNI: less of a gain, and layers of 8 by 8 bits compute in
-            float32). ``"auto"`` takes the integer engine where it runs, and says in one log line
-            where it does not: other processors, and models and samples on a GPU, which the reference engine computes
-            there.
+            float32). ``"auto"`` takes the integer engine where it runs and gives the float network's outputs with
+            all layers in float; elsewhere `notes` says why not: other processors, models and samples on a GPU, and
+            networks that were not captured.
         batch_size: Samples in a micro-batch. Results may depend on it in the last float32 digit, so it is part of
             the fingerprint. Five keeps the activations of ImageNet networks in cache (measured). The integer engine
             chooses its own; its results do not depend on it.
@@ -154,7 +192,9 @@ class QuantizedNetwork:
         notes: What a user should know of the network, one sentence each.
         identity: Fingerprint of the pre-trained network alone.
         float_error: Largest distance of the captured network's outputs to the given one's, of their largest value.
+        difference_reason: What ``difference="auto"`` chose and why; empty where it was given.
         engine_name: The engine that computes policies.
+        engine_reason: Why that is not the integer engine; empty if it is.
         fingerprint: Fingerprint of weights, samples, arithmetic and metric: with a policy, it determines a difference.
 
     Raises:
@@ -174,7 +214,8 @@ class QuantizedNetwork:
         pinned: Literal["ends", "none"] | Iterable[str] | Mapping[str, int] = "ends",
         tied: bool = False,
         overrides: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
-        difference: str | Metric = "auto",
+        difference: str | Metric | Difference = "auto",
+        class_dim: int | None = None,
         engine: EngineName = "auto",
         batch_size: int = 5,
         threads: int | None = None,
@@ -186,10 +227,10 @@ class QuantizedNetwork:
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
         check_name("engine", engine, ("auto", "reference", "integer"))
-        if isinstance(difference, str) and difference == "auto":
-            difference = DETECTION_DEFAULT if getattr(model, "decoder", None) is not None else CLASSIFICATION_DEFAULT
-        self._difference = resolve(difference)
-        self.metric = self._difference.name
+        self.difference_reason = ""
+        automatic = isinstance(difference, str) and difference == "auto"
+        if not automatic:
+            self._difference = resolve(difference, class_dim=class_dim)
         self._engine: Engine | None = None
         # The engine holds one policy at a time.
         self._lock = threading.RLock()
@@ -198,6 +239,7 @@ class QuantizedNetwork:
             # The caller's own tensors are never handed to a network.
             self.samples: Samples = map_samples(lambda tensor: tensor.detach().clone(), given)
             own, self.notes = own_copy(model)
+            self.notes += self._notes_of_samples()
             self.identity = network_fingerprint(own)
             outputs = self._checked_outputs(own)
             self.prepared: Prepared = self._pool.run(
@@ -217,6 +259,12 @@ class QuantizedNetwork:
             )
             self.float_error = self._checked_error(own, outputs)
         self.notes += self.prepared.notes
+        if automatic:
+            has_decoder = getattr(model, "decoder", None) is not None
+            name, why = choose(self.float_heads, has_decoder=has_decoder, class_dim=class_dim)
+            self._difference = resolve(name, class_dim=class_dim)
+            self.difference_reason = why
+        self.metric = self._difference.name
         # A metric that can't judge this network's output should say so now, not after an hour of search.
         self._measure(self.float_heads)
         self.engine_name, self.engine_reason = self._chosen_engine(engine)
@@ -231,6 +279,10 @@ class QuantizedNetwork:
             f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
             self._difference.identity.encode(),
         )
+
+    def _notes_of_samples(self) -> tuple[str, ...]:
+        tensors = [tensor for tensor in leaves(self.samples) if tensor.is_floating_point()]
+        return tuple(note for note in map(outlier_note, tensors) if note is not None)
 
     def _checked_outputs(self, own: nn.Module) -> list[Tensor]:
         """Return the given network's outputs on all samples, once it has shown that they can be relied on."""
@@ -339,6 +391,19 @@ class QuantizedNetwork:
         if not math.isfinite(value):
             raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
         return value
+
+    def report(self) -> NetworkReport:
+        """Return what was found at set-up: how true the copy is, what is quantized and what stays float."""
+        return NetworkReport(
+            float_error=self.float_error,
+            engine=self.engine_name,
+            engine_reason=self.engine_reason,
+            difference=self.difference_reason or f"difference: {self.metric!r}, as given",
+            layers=len(self.space.layers),
+            macs_quantized=self.prepared.macs_quantized,
+            parameters_quantized=self.prepared.parameters_quantized,
+            notes=self.notes,
+        )
 
     @property
     def pool(self) -> ComputePool:

@@ -12,7 +12,7 @@ from PIL import Image
 import evoq_moo as evoq
 from evoq_moo.engines import integer_supported
 from evoq_moo.errors import MissingPackageError
-from evoq_moo.layers import discover
+from evoq_moo.graph import own_copy, prepare
 from evoq_moo.preprocess import Preprocess
 
 SIZES = {
@@ -58,16 +58,18 @@ def test_every_network_through_every_stage(name, tmp_path, monkeypatch):
     pixels = rng.integers(0, 256, (2, side, side, channels), dtype=np.uint8)
     samples = evoq.load_samples(pixels, count=2, preprocess=model.preprocess)
     options = {"weight_bits": [4, 8], "activation_bits": [8], "threads": 1, "progress": False}
-    names = [layer.name for layer in discover(model.network, samples[:1]).layers]
+    names = [layer.name for layer in prepare(own_copy(model.network)[0], samples).layers]
     free = set(spread(names))
     network = evoq.QuantizedNetwork(model.network, samples, pinned=[n for n in names if n not in free], **options)
     assert len(network.space.layers) == len(names)
     assert network.metric == ("nmse" if detects else "kl")
 
-    # The engine: where integers are supported, from a captured graph.
+    assert network.graph.any_size
+    assert not network.prepared.reason
+
+    # The engine: where integers are supported.
     if integer_supported()[0]:
         assert network.engine_name == "integer"
-        assert network.engine.captured, network.engine.reason
     else:
         assert network.engine_name == "reference"
 

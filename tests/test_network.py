@@ -84,7 +84,9 @@ def test_restored_even_after_an_error(tiny_model, tiny_samples):
     expected = network.evaluate(network.uniform(4))
     with pytest.raises(RuntimeError, match="stop"), network.engine.bits(network.uniform(2).to_array()):
         raise RuntimeError("stop")
-    assert all(layer.weight_bits == 32 and layer.activation_bits == 32 for layer in network.engine.layers)
+    assert all(torch.equal(layer.module.weight, layer.float_weight) for layer in network.engine._layers)
+    plain = network.engine.heads(np.full((len(network.space.layers), 2), 32))
+    assert torch.allclose(plain[0], network.float_heads[0], atol=1e-5)
     assert network.evaluate(network.uniform(4)) == expected
 
 
@@ -157,13 +159,18 @@ def test_layers_called_twice_share_their_bits(tiny_samples):
     assert differences[0] > differences[1] > 0
 
 
-def test_a_module_registered_twice_is_replaced_everywhere(tiny_samples):
+def test_a_module_registered_twice_is_one_layer(tiny_samples):
     conv = nn.Conv2d(3, 3, 1)
     model = nn.Sequential(conv, nn.ReLU(), conv, nn.Flatten(), nn.Linear(192, 4))
     network = make(model, tiny_samples, pinned="none")
-    applied = network.apply(network.uniform(4)).network
-    assert applied[0] is applied[2]
-    assert type(applied[0]).__name__ == "QuantizedLayer"
+    assert network.space.layer_names == ("0", "4")
+    assert network.graph.calls == (2, 1)
+    applied = network.apply(network.uniform(4))
+    with torch.no_grad():
+        found = [applied(batch) for batch in tiny_samples.split(5)]
+    difference = kl_divergence(network.float_heads, [torch.cat(found)])
+    assert difference == pytest.approx(network.evaluate(network.uniform(4)).difference, rel=1e-4)
+    assert len(applied.network.products[0].weight.unique()) <= 16 * 3  # 4 bits in each of three channels
 
 
 def test_nested_outputs(tiny_samples):
@@ -189,7 +196,7 @@ def test_a_callable_difference(tiny_model, tiny_samples):
     assert network.evaluate(network.uniform(8)).difference < network.evaluate(network.uniform(2)).difference
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_bad_samples(tiny_model, tiny_samples, dtype):
     with pytest.raises(ArgumentError, match="samples: given torch"):
         make(tiny_model, tiny_samples.to(dtype))
@@ -199,8 +206,10 @@ def test_bad_samples(tiny_model, tiny_samples, dtype):
     bad[3, 0, 0, 0] = float("nan")
     with pytest.raises(ArgumentError, match=r"NaN or infinity in samples \[3\]"):
         make(tiny_model, bad)
-    with pytest.raises(NetworkError, match=r"can't run on samples of shape \(1, 2, 8, 8\)"):
-        make(tiny_model, tiny_samples[:, :2])
+    for wrong in (tiny_samples[:, :2], tiny_samples.to(torch.uint8)):
+        shape = ", ".join(map(str, wrong.shape[1:]))
+        with pytest.raises(NetworkError, match=rf"can't run on a batch of shape \(5, {shape}\)"):
+            make(tiny_model, wrong)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +277,7 @@ def test_a_policy_with_nan_names_the_first_layer(engine):
 
 def test_nan_outputs_name_the_first_layer(tiny_model, tiny_samples):
     tiny_model[3].conv1.weight.data[0] = float("inf")
-    with pytest.raises(NonFiniteError, match="first in layer '3.conv1'"):
+    with pytest.raises(NonFiniteError, match="first in '3.conv1'"):
         make(tiny_model, tiny_samples)
 
 

@@ -97,15 +97,15 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     with torch.no_grad():
         names = _output_names(shipment.network(*args, **kwargs))
     any_size = shipment.graph.graph.any_size
-    batch = {0: torch.export.Dim("batch")} if any_size else None
+    shapes = batch_shapes(x) if any_size else None
     try:
         with quiet():
             program = torch.onnx.export(
                 whole,
                 args,
-                kwargs=kwargs,
+                kwargs=kwargs or None,
                 dynamo=True,
-                dynamic_shapes=(tuple(batch for _ in args), dict.fromkeys(kwargs, batch)) if any_size else None,
+                dynamic_shapes=shapes,
                 input_names=input_names(x),
                 output_names=names,
                 opset_version=OPSET,
@@ -130,6 +130,13 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
         layers=tuple(p.name for p in shipment.layers),
         biases=tuple(p.bias is not None for p in shipment.layers),
     )
+
+
+def batch_shapes(samples: Samples) -> dict[str, Any]:
+    """Return the dynamic shapes of :class:`Whole` on samples, any number of them."""
+    args, kwargs = arguments(samples)
+    batch = {0: torch.export.Dim("batch")}
+    return {**({"args": tuple(batch for _ in args)} if args else {}), **({"kwargs": dict.fromkeys(kwargs, batch)} if kwargs else {})}
 
 
 def input_names(samples: Samples) -> list[str]:

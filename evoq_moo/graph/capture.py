@@ -65,6 +65,7 @@ class Captured:
         shapes: Shape of each result that is one tensor, its sides as numbers or expressions of the symbol.
         numbers: The same for results that are numbers.
         mutated: What the forward pass changes in place: parameters, buffers and inputs.
+        shared: For a parameter that the network holds under several names, all of them.
     """
 
     inputs: tuple[str, ...]
@@ -78,6 +79,7 @@ class Captured:
     shapes: Mapping[str, tuple[Any, ...]]
     numbers: Mapping[str, Any]
     mutated: tuple[str, ...]
+    shared: Mapping[str, frozenset[str]]
 
 
 class _Flat(nn.Module):
@@ -124,7 +126,7 @@ def capture(network: nn.Module, samples: Samples, *, dynamic: bool = True) -> Ca
     try:
         with torch.no_grad(), quiet(), _plain_attention():
             program = torch.export.export(flat, (args, kwargs), dynamic_shapes=shapes, strict=False)
-            return _read(program, rebuilds[-1], dynamic=dynamic)
+            return _read(program, rebuilds[-1], _shared(network), dynamic=dynamic)
     except CaptureError:
         raise
     except Exception as error:  # torch.export fails in many ways on code it can't follow
@@ -136,7 +138,17 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else "no reason given"
 
 
-def _read(program: ExportedProgram, rebuild: Rebuild, *, dynamic: bool) -> Captured:
+def _shared(network: nn.Module) -> dict[str, frozenset[str]]:
+    """Return all names of each parameter that a network holds under more than one, by each of them."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return {name: frozenset(found) for found in names.values() if len(found) > 1 for name in found}
+
+
+def _read(
+    program: ExportedProgram, rebuild: Rebuild, shared: Mapping[str, frozenset[str]], *, dynamic: bool
+) -> Captured:
     functional = _Functional(program)
     if not functional.possible:
         program = program.run_decompositions({})
@@ -166,6 +178,7 @@ def _read(program: ExportedProgram, rebuild: Rebuild, *, dynamic: bool) -> Captu
         shapes=functional.shapes,
         numbers=functional.numbers,
         mutated=tuple(dict.fromkeys(functional.mutated)),
+        shared=shared,
     )
 
 

@@ -183,7 +183,7 @@ class _Graph:
             index = self._known(weight, bias, geometry, parameter)
             if index is None:
                 index = len(self.layers)
-                name = _unique(_name_of(origin, op, is_parameter=parameter is not None), taken)
+                name = _unique(self._name_of(origin, op), taken)
                 self.layers.append(Layer(name, weight, bias, geometry, parameter=parameter))
             ops = [*before, *after]
             call = next(i for i, o in enumerate(ops) if o.layer is not None)
@@ -191,6 +191,18 @@ class _Graph:
             self.layers[index].calls.append(ops[call].name)
             found += ops
         self.ops = found
+
+    def _name_of(self, origin: str, op: Op) -> str:
+        """Return the name of a layer: the module whose `weight` it multiplies by, else the parameter, else the module.
+
+        Args:
+            origin: Name of its weight.
+            op: The product.
+        """
+        if origin not in self.captured.parameters:
+            return op.source or origin
+        own = f"{op.source}.weight"
+        return (own if own in self.captured.shared.get(origin, ()) else origin).removesuffix(".weight")
 
     def _known(self, weight: Tensor, bias: Tensor | None, geometry: Geometry, parameter: str | None) -> int | None:
         """Return the layer that computes the same: one weight of the network's is one layer, however often it runs."""
@@ -562,13 +574,6 @@ def _numbers(value: Any, dims: int, default: int) -> tuple[int, ...]:
     numbers = [default] if value is None else [value] if isinstance(value, int) else list(value)
     numbers = numbers or [default]
     return tuple(int(n) for n in (numbers * dims if len(numbers) == 1 else numbers))
-
-
-def _name_of(origin: str, op: Op, *, is_parameter: bool) -> str:
-    """Return the name of a layer: the module whose `weight` it multiplies by, else the parameter, else the module."""
-    if not is_parameter:
-        return op.source or origin
-    return origin.removesuffix(".weight")
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -187,8 +187,16 @@ def first_apart(given: nn.Module, captured: nn.Module, samples: Samples) -> str:
 
 
 def first_nonfinite(network: nn.Module, samples: Samples) -> str | None:
-    """Return the path of the first module whose result on samples holds NaN or infinity, if any."""
-    return next((name for name, x in module_outputs(network, samples) if not x.isfinite().all()), None)
+    """Return the path of the first module whose result on samples holds NaN or infinity, if any.
+
+    In a captured network that is the module that called the operation, whether or not it is a layer.
+    """
+    with torch.no_grad():
+        if isinstance(network, GraphNetwork):
+            found = network.sources(_copied(samples))
+        else:
+            found = module_outputs(network, samples)
+    return next((name for name, x in found if not x.isfinite().all()), None)
 
 
 def _copied(samples: Samples) -> Samples:

@@ -7,9 +7,9 @@ from torch import nn
 
 import evoq_moo as evoq
 from evoq_moo._compute import ComputePool
-from evoq_moo.calibration._graph import CapturedNetwork, float_call
-from evoq_moo.calibration._parameters import parameters_of
 from evoq_moo.calibration._walk import LayerView
+from evoq_moo.graph import StagedNetwork, own_copy, prepare
+from evoq_moo.quantizer import parameters_of
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.zoo._cifar import CifarBlock
 
@@ -44,17 +44,14 @@ def view_of():
     """Return a function that makes the view of one layer whose quantized network is the float one."""
 
     def make(layer, x, ranges=None, bits=(32, 32)):
-        network = nn.Sequential(layer).eval().requires_grad_(False)
-        captured = CapturedNetwork(network, ["0"], x, len(x))
-        op = next(s.ops[0] for s in captured.stages(len(x)) if s.layer is not None) if captured.stages(len(x)) else None
-        y = float_call(op, x)
+        prepared = prepare(own_copy(nn.Sequential(layer))[0], x)
+        (own,) = StagedNetwork(prepared.network).layers
+        found = ranges or LayerRanges(weight_scales={}, activation={})
         return LayerView(
-            op=op,
-            parameters=parameters_of("0", layer, ranges or LayerRanges(weight_scales={}, activation={}), bits),
-            weight=op.args[1],
-            bias=op.args[2],
+            layer=own,
+            parameters=parameters_of(prepared.layers[0], own.weight, own.bias, found, bits),
             inputs=[x],
-            targets=[y],
+            targets=[own(x)],
             target_moments=list,
             seen=(True,),
             pool=ComputePool(threads=1),

@@ -7,7 +7,7 @@ from torch import nn
 import evoq_moo as evoq
 from evoq_moo.calibration import calibrate
 from evoq_moo.calibration._equalize import LARGEST_FACTOR, Pair, equalize, factors_of, pairs_of
-from evoq_moo.calibration._graph import CapturedNetwork, float_call
+from evoq_moo.graph import StagedNetwork
 
 
 class Inverted(nn.Module):
@@ -43,12 +43,12 @@ def inverted():
 
 
 @pytest.fixture(scope="module")
-def captured(inverted):
-    return CapturedNetwork(inverted.network, inverted.space.layer_names, inverted.samples, 12)
+def staged(inverted):
+    return StagedNetwork(inverted.network)
 
 
-def test_only_channels_that_nothing_else_reads_are_scaled(captured):
-    assert pairs_of(captured, 12) == (Pair(maker=0, reader=1, bound=6.0),)
+def test_only_channels_that_nothing_else_reads_are_scaled(staged):
+    assert pairs_of(staged) == (Pair(maker=0, reader=1, bound=6.0),)
 
 
 def test_factors_never_move_a_clip_on_the_samples():
@@ -59,12 +59,12 @@ def test_factors_never_move_a_clip_on_the_samples():
     assert factors_of(sizes, highest, float("inf")).tolist() == pytest.approx([1, 4, 40, LARGEST_FACTOR, 1])
 
 
-def test_the_float_network_computes_the_same_and_no_level_moves(inverted, captured, policy_of):
+def test_the_float_network_computes_the_same_and_no_level_moves(inverted, staged, policy_of):
     pool = inverted.pool
     policy = policy_of(inverted, 4, 4)
-    start = calibrate(inverted, policy, ("bias",), progress=False).layers
-    scaled, (found,) = equalize(captured, [inverted.samples], [start], pool)
-    torch.testing.assert_close(scaled.run(inverted.samples, float_call)[0], inverted.float_heads[0])
+    start = calibrate(inverted, policy, ("features",), progress=False).layers
+    scaled, (found,) = equalize(staged, [inverted.samples], [start], pool)
+    torch.testing.assert_close(scaled.run(inverted.samples, scaled.float_call)[0], inverted.float_heads[0])
     changed = [not torch.equal(a.value(), b.value()) for a, b in zip(start, found, strict=True)]
     assert changed == [True, True, False, False, False]
     for a, b in zip(start, found, strict=True):
@@ -79,7 +79,9 @@ def test_the_float_network_computes_the_same_and_no_level_moves(inverted, captur
 
 def test_small_channels_get_more_levels(inverted, policy_of):
     policy = policy_of(inverted, 8, 3)
-    plain, found = (calibrate(inverted, policy, steps, progress=False) for steps in (("bias",), ("equalize", "bias")))
+    plain, found = (
+        calibrate(inverted, policy, steps, progress=False) for steps in (("features",), ("equalize", "features"))
+    )
     assert found.report.steps[0].outcome == "kept"
     assert inverted.difference_between([found(inverted.samples)]) < 0.9 * inverted.difference_between(
         [plain(inverted.samples)]
@@ -87,10 +89,8 @@ def test_small_channels_get_more_levels(inverted, policy_of):
 
 
 def test_every_other_step_works_behind_it(inverted, policy_of):
-    steps = ("equalize", "ranges", "rounding", "equalize", "features", "blocks", "bias", "outputs")
-    found = calibrate(
-        inverted, policy_of(inverted, 4, 4), steps, blocks=evoq.calibration.BlockOptions(iterations=5), progress=False
-    )
+    steps = ("equalize", "rounding", "equalize", "features", "outputs")
+    found = calibrate(inverted, policy_of(inverted, 4, 4), steps, progress=False)
     kept = [s for s in found.report.steps if s.outcome == "kept"]
     assert inverted.difference_between([found(inverted.samples)]) == pytest.approx(kept[-1].after, rel=2e-2)
 

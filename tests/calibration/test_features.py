@@ -20,9 +20,9 @@ def calibrated(network, policy, *steps):
     return result, result.report.steps[0]
 
 
-def test_bias_gives_every_channel_the_float_mean(tiny_network, policy_of, monkeypatch):
+def test_features_give_every_channel_the_float_mean(tiny_network, policy_of, monkeypatch):
     monkeypatch.setattr("evoq_moo.calibration._calibrate._Calibration._difference", lambda *_: 0.0)
-    result, report = calibrated(tiny_network, policy_of(tiny_network, 4, 4), "bias")
+    result, report = calibrated(tiny_network, policy_of(tiny_network, 4, 4), "features")
     assert report.outcome == "kept"
     for name in tiny_network.space.layer_names:
         ours, wanted = (outputs_of(m, name, tiny_network.samples) for m in (result.network, tiny_network.network))

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from evoq_moo.calibration._graph import MICRO_BATCH
-from evoq_moo.calibration._micro_batches import cut
+from evoq_moo.calibration._micro_batches import MICRO_BATCH, cut
 
 
 @pytest.mark.parametrize("mirror", [False, True])

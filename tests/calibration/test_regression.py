@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from evoq_moo.calibration import _regression
 from evoq_moo.calibration._regression import RIDGES, Regression, relaxed
-from evoq_moo.engines._kernels import Clip
+from evoq_moo.graph import Clip
 
 RELU, RELU6 = Clip(0.0, None), Clip(0.0, 6.0)
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from evoq_moo.calibration._rounding import fit_rounding
-from evoq_moo.engines._kernels import Clip
+from evoq_moo.graph import Clip
 from evoq_moo.ranges import LayerRanges, weight_scales
 
 

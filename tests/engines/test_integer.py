@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 import evoq_moo as evoq
+from evoq_moo import graph
 from evoq_moo._compute import ComputePool
 from evoq_moo._setup import tabulate
-from evoq_moo.arithmetic import quantize
+from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_range
+from evoq_moo.difference import heads_of
 from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
-from evoq_moo.engines._capture import NO_CLIP
 from evoq_moo.engines._captured import samples_per_batch
 from evoq_moo.engines._layers import WeightCache
 from evoq_moo.engines._lower import Layer
 from evoq_moo.engines._steps import FLOAT
 from evoq_moo.engines.integer import IntegerEngine, integer_supported
 from evoq_moo.engines.reference import ReferenceEngine
-from evoq_moo.errors import ArgumentError, NonFiniteError
-from evoq_moo.layers import discover, fold_batch_norm
+from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError
+from evoq_moo.graph import NO_CLIP, Clip, Geometry, own_copy, product
 from evoq_moo.network import QuantizedNetwork
 
 pytestmark = pytest.mark.skipif(not integer_supported()[0], reason=f"integer engine: {integer_supported()[1]}")
@@ -34,23 +35,55 @@ PAIRS = st.tuples(BITS, BITS).filter(lambda pair: kernels.products_fit(*pair))
 
 
 def prepare(network, samples):
-    network = copy.deepcopy(network).eval().requires_grad_(False)
-    fold_batch_norm(network, samples[:1])
-    names = [layer.name for layer in discover(network, samples[:1]).layers]
-    _, ranges = tabulate(network, samples.split(4), names, POOL, progress=False)
-    return network, ranges
+    with torch.no_grad():
+        prepared = graph.prepare(own_copy(network)[0], samples)
+        names = [layer.name for layer in prepared.layers]
+        _, ranges = tabulate(prepared.network, samples.split(4), names, POOL, progress=False)
+    return prepared, ranges
 
 
-def engine_of(network, samples, ranges, batch_size=None, pool=POOL):
+def engine_of(prepared, samples, ranges, batch_size=None, pool=POOL):
     return IntegerEngine(
-        network=copy.deepcopy(network), samples=samples, ranges=ranges, batch_size=batch_size, pool=pool
+        network=prepared.network,
+        samples=samples,
+        layers=prepared.layers,
+        ranges=ranges,
+        batch_size=batch_size,
+        pool=pool,
     )
 
 
-def reference_of(network, samples, ranges, dtype=torch.float64):
-    return ReferenceEngine(
-        network=copy.deepcopy(network).to(dtype), samples=samples.to(dtype), ranges=ranges, batch_size=4, pool=POOL
-    )
+class Exact:
+    """The captured network in float64, fake-quantized: what float32 can only be near to."""
+
+    def __init__(self, prepared, samples, ranges):
+        self.samples = samples.double()
+        self._network = prepared.network
+        self._ranges = [ranges[layer.name] for layer in prepared.layers]
+
+    def network(self, bits):
+        """Return the network under bit-widths `(layers, 2)`."""
+        network = copy.deepcopy(self._network).double()
+        for layer, ranges, (weight_bits, activation_bits) in zip(
+            network.products, self._ranges, bits.tolist(), strict=True
+        ):
+            if weight_bits in ranges.weight_scales:
+                scale = per_channel(ranges.weight_scales[weight_bits].double(), layer.weight)
+                layer.weight.copy_(quantize(layer.weight, scale, 0, *weight_range(weight_bits)) * scale)
+            if activation_bits in ranges.activation:
+                found = ranges.activation[activation_bits]
+                scale, bounds = torch.tensor(found.scale, dtype=torch.float64), activation_range(activation_bits)
+
+                def hook(_module, args, scale=scale, zero=found.zero_point, bounds=bounds):
+                    return ((quantize(args[0], scale, zero, *bounds) - zero) * scale,)
+
+                layer.register_forward_pre_hook(hook)
+        return network
+
+    def heads(self, bits):
+        """Return the heads under bit-widths `(layers, 2)`, float64."""
+        with torch.no_grad():
+            return heads_of(self.network(bits)(self.samples))
 
 
 def random_bits(layers, seed=0):
@@ -64,11 +97,10 @@ def error(found, expected):
     )
 
 
-def assert_agrees(network, samples, seeds=(0, 1), tolerance=1e-5, captured=True):
+def assert_agrees(network, samples, seeds=(0, 1), tolerance=1e-5):
     network, ranges = prepare(network, samples)
     engine = engine_of(network, samples, ranges)
-    assert engine.captured == captured, engine.reason
-    exact = reference_of(network, samples, ranges)
+    exact = Exact(network, samples, ranges)
     for seed in seeds:
         bits = random_bits(len(ranges), seed)
         assert error(engine.heads(bits), exact.heads(bits)) < tolerance
@@ -112,7 +144,6 @@ def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, see
     network, ranges = prepare(network, samples)
     bits = np.array([data.draw(PAIRS), data.draw(PAIRS)], dtype=np.int64)
     engine = engine_of(network, samples, ranges, batch_size=3)
-    assert engine.captured, engine.reason
     runner = engine._runner
     bound = [layer.bind(*pair) for layer, pair in zip(engine._layers, bits.tolist(), strict=True)]
     plan = runner._sized.plan((True, True), keep=True)
@@ -123,10 +154,11 @@ def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, see
 
     first, second = bound[0].quantizer, bound[1].quantizer
     recorded = {}
-    exact = reference_of(network, samples, ranges)
-    handle = exact.layers[1].register_forward_pre_hook(lambda _m, args: recorded.update(x=args[0]))
-    heads = exact.heads(bits)
-    handle.remove()
+    exact = Exact(network, samples, ranges)
+    wide = exact.network(bits)
+    # The first hook on the layer: what reaches it before it is quantized.
+    wide.products[1].register_forward_pre_hook(lambda _m, args: recorded.update(x=args[0]), prepend=True)
+    heads = heads_of(wide(exact.samples))
     step = recorded["x"] / second.scale
     certain = (step - step.floor() - 0.5).abs() > 1e-4
     expected = (step.round() + second.zero_point).clamp(0, second.highest)
@@ -158,7 +190,6 @@ def test_uneven_padding_adds_the_level_of_zero(pad, kernel, groups, same, shift,
     bits = np.array([data.draw(PAIRS), data.draw(PAIRS)], dtype=np.int64)
     assert next(iter(ranges.values())).activation[8].zero_point != 0
     engine = engine_of(network, samples, ranges, batch_size=3)
-    assert engine.captured, engine.reason
     assert assert_levels_are_those_of_float64(engine, bits) == 2
 
 
@@ -189,7 +220,7 @@ def assert_levels_are_those_of_float64(engine, bits):
         bias = None if layer.bias is None else layer.bias.double()
         x = (frame.results[op.inputs[0], op.index].double() - source.zero_point) * source.scale
         exact = POOL.run(
-            lambda x=x, op=op, w=weight, s=scale, b=bias: op.op.target(x, w.double() * s.double(), b, *op.op.args[3:])
+            lambda x=x, op=op, w=weight, s=scale, b=bias: product(x, w.double() * s.double(), b, op.geometry)
         )
         if op.clip != NO_CLIP:
             exact = exact.clamp(op.clip.low, op.clip.high)
@@ -299,7 +330,7 @@ def test_uniform_bits_quantize_a_shared_input_once():
     network, ranges = prepare(Block(), samples)
     engine = engine_of(network, samples, ranges)
     bits = np.full((len(ranges), 2), 6, dtype=np.int64)
-    assert error(engine.heads(bits), reference_of(network, samples, ranges).heads(bits)) < 1e-5
+    assert error(engine.heads(bits), Exact(network, samples, ranges).heads(bits)) < 1e-5
 
 
 def test_a_layer_called_twice_and_layers_that_share_a_weight():
@@ -362,7 +393,7 @@ def test_layers_with_a_float_side_compute_as_the_reference(bits):
     array = random_bits(len(ranges), 6)
     array[::3] = bits
     found = engine_of(network, samples, ranges).heads(array)
-    assert error(found, reference_of(network, samples, ranges).heads(array)) < 1e-4
+    assert error(found, Exact(network, samples, ranges).heads(array)) < 1e-4
 
 
 def test_transposed_convolutions_compute_as_the_reference_and_say_so(caplog):
@@ -408,21 +439,35 @@ class Branching(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says it once a process, in whichever test is first
-def test_a_network_that_cannot_be_captured_runs_module_by_module(caplog):
+def test_a_network_that_cannot_be_captured_runs_on_the_reference_engine_and_says_so(caplog):
     torch.manual_seed(9)
-    with caplog.at_level(logging.WARNING, logger="evoq_moo"):
-        engine, network, ranges = assert_agrees(Branching(), torch.randn(5, 3, 6, 6), captured=False)
-    assert engine.reason
-    assert sum("module by module" in record.message for record in caplog.records) == 1
-    assert {module.dims for module in engine._runner._modules} == {-1, 0, 1, 2}
     samples = torch.randn(5, 3, 6, 6)
-    bits = random_bits(len(ranges), 3)
+    with caplog.at_level(logging.INFO, logger="evoq_moo"):
+        network = QuantizedNetwork(Branching(), samples, pinned="none", progress=False)
+    assert network.graph is None
+    assert network.engine_name == "reference"
+    assert "module by module" in network.engine_reason
+    assert sum("the reference engine is used" in record.message for record in caplog.records) == 1
+    assert any("the reference engine is used" in note for note in network.notes)
+    with pytest.raises(
+        ArgumentError, match="engine: 'integer' can't be used: the network is quantized module by module"
+    ):
+        QuantizedNetwork(Branching(), samples, engine="integer", progress=False)
+    assert [layer.kind for layer in network.space.layers] == [
+        *("Conv2d", "Conv2d", "Conv2d", "ConvTranspose2d", "Conv1d", "Linear")
+    ]
+    assert isinstance(network.engine, ReferenceEngine)
+    bits = random_bits(len(network.space.layers), 3)
     bits[0] = 32
     bits[2, 0] = 16
-    expected = reference_of(network, samples, ranges).heads(bits)
-    engine = engine_of(network, samples, ranges, batch_size=2)
-    assert error(engine.heads(bits), expected) < 1e-5
-    assert error(next(engine.scan(bits[None])), expected) < 1e-5
+    heads = network.engine.heads(bits)
+    with torch.no_grad():
+        applied = network.apply(evoq.Policy.from_array(network.space.layer_names, bits))(samples)
+    assert error(heads, [applied]) < 1e-5
+    assert error(next(network.engine.scan(bits[None])), heads) == 0
+    plain = network.engine.heads(np.full_like(bits, 32))
+    assert error(plain, network.float_heads) < 1e-5
+    assert error(heads, plain) > 1e-3
 
 
 class Stateful(nn.Module):
@@ -450,17 +495,22 @@ class Random(nn.Module):
         return self.a(x) + torch.rand_like(x[:, :1, 2:, 2:])
 
 
-@pytest.mark.parametrize(
-    ("network", "reason"),
-    [(Stateful(), "state"), (nn.Sequential(Scaled(3, 4, 3)), "before its product"), (Random(), "something else")],
-)
-def test_what_a_graph_would_get_wrong_is_not_captured(network, reason):
+@pytest.mark.parametrize("network", [Stateful(), nn.Sequential(Scaled(3, 4, 3))], ids=["state", "a changed input"])
+def test_state_and_work_inside_a_layers_module_are_in_the_graph(network):
+    torch.manual_seed(10)
+    assert_agrees(network, torch.randn(3, 3, 6, 6))
+
+
+def test_random_outputs_and_wrong_engines_are_refused():
     torch.manual_seed(10)
     samples = torch.randn(3, 3, 6, 6)
-    network, ranges = prepare(network, samples)
+    with pytest.raises(NetworkError, match="it is random"):
+        QuantizedNetwork(Random(), samples, engine="integer", progress=False)
+    network, ranges = prepare(nn.Sequential(nn.Conv2d(3, 4, 3)), samples)
     engine = engine_of(network, samples, ranges)
-    assert not engine.captured
-    assert reason in engine.reason
+    engine.check([network.network(samples)], 1e-5)
+    with pytest.raises(NetworkError, match="with all layers in float it is off by a relative error"):
+        engine.check([network.network(samples) * 1.1], 1e-3)
 
 
 class Root(nn.Module):
@@ -482,7 +532,7 @@ def test_nan_between_layers_is_not_hidden(last):
     samples = torch.randn(4, 3, 6, 6)
     network, ranges = prepare(Root(samples), samples)
     engine = engine_of(network, samples, ranges)
-    reference = reference_of(network, samples, ranges)
+    reference = Exact(network, samples, ranges)
     policies = [np.array([pair, last], dtype=np.int64) for pair in itertools.product(range(2, 9), repeat=2)]
     broken = [bits for bits in policies if any(head.isnan().any() for head in reference.heads(bits))]
     assert broken
@@ -552,12 +602,12 @@ def test_scans_of_larger_micro_batches_give_the_same_bits(monkeypatch):
     assert engine._runner._sized is captured
 
 
-@pytest.mark.parametrize("clip", [kernels.Clip(None, None), kernels.Clip(0.0, None), kernels.Clip(-0.5, 0.75)])
+@pytest.mark.parametrize("clip", [Clip(None, None), Clip(0.0, None), Clip(-0.5, 0.75)])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(conv=convolutions(), seed=st.integers(0, 99))
 def test_packed_float_convolutions_have_the_bits_of_torch(clip, conv, seed):
     torch.manual_seed(seed)
-    geometry = kernels.Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
+    geometry = Geometry(2, conv.stride, conv.padding, conv.dilation, conv.groups)
     weight = conv.weight.detach()
     if not kernels.float_packable(weight, geometry):
         return
@@ -588,6 +638,8 @@ def test_bad_input_is_named(monkeypatch):
         engine.scan(np.zeros((1, 2), dtype=np.int64))
     with pytest.raises(ArgumentError, match="samples"):
         engine_of(network, samples[:0], ranges)
+    with pytest.raises(ArgumentError, match="layers: given layers of another network"):
+        IntegerEngine(network=network.network, samples=samples, layers=(), ranges=ranges, pool=POOL)
     with pytest.raises(ArgumentError, match="batch_size"):
         engine_of(network, samples, ranges, batch_size=0)
     with pytest.raises(ArgumentError, match="meta"):
@@ -660,7 +712,7 @@ def test_without_dot_products_layers_of_8_by_8_bits_compute_as_the_reference(mon
         nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(200, 5)), samples
     )
     engine = engine_of(network, samples, ranges)
-    exact = reference_of(network, samples, ranges)
+    exact = Exact(network, samples, ranges)
     for bits in ([[8, 8]] * 3, [[8, 7], [8, 8], [7, 8]], [[8, 8], [4, 6], [8, 8]]):
         assert error(engine.heads(np.array(bits)), exact.heads(np.array(bits))) < 1e-5
 

@@ -11,12 +11,12 @@ from torch import nn
 import evoq_moo as evoq
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.calibration._parameters import parameters_of
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export import export_onnx, make_template, open_session, read_onnx
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._shipment import shipment_of
-from evoq_moo.layers import discover, fold_batch_norm, weight_of, weight_rows
+from evoq_moo.graph import own_copy, prepare, untouched
+from evoq_moo.quantizer import parameters_of
 from evoq_moo.ranges import ActivationRange, LayerRanges
 
 
@@ -132,23 +132,21 @@ def test_eight_by_eight_bits_do_not_saturate(tmp_path):
 
 def quickly_quantized(model, sample, seed):
     """A network under a random policy, its scales from the largest weights: enough for a graph, at little cost."""
-    folded = model.eval().requires_grad_(False)
-    fold_batch_norm(folded, sample)
-    modules = dict(folded.named_modules())
+    with untouched():
+        prepared = prepare(own_copy(model)[0], sample)
     rng = np.random.default_rng(seed)
     layers = []
-    for info in discover(folded, sample).layers:
+    for info, layer in zip(prepared.layers, prepared.network.products, strict=True):
         weight_bits, activation_bits = (int(b) for b in rng.integers(2, 9, 2))
-        layer = modules[info.name]
-        largest = weight_rows(weight_of(layer), layer).abs().amax(dim=1).clamp_min(1e-6)
+        largest = layer.weight.flatten(1).abs().amax(dim=1).clamp_min(1e-6)
         ranges = LayerRanges(
             weight_scales={weight_bits: largest / 2 ** (weight_bits - 1)},
             activation={
                 activation_bits: ActivationRange(8 / 2**activation_bits, int(rng.integers(2**activation_bits)))
             },
         )
-        layers.append(parameters_of(info.name, layer, ranges, (weight_bits, activation_bits)))
-    return CalibratedNetwork(reference=folded, layers=layers, outputs=(), report=None)
+        layers.append(parameters_of(info, layer.weight, layer.bias, ranges, (weight_bits, activation_bits)))
+    return CalibratedNetwork(reference=prepared.network, layers=layers, outputs=(), report=None)
 
 
 @pytest.mark.parametrize("name", evoq.zoo.names())
