@@ -99,13 +99,11 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     any_size = shipment.graph.graph.any_size
     shapes = batch_shapes(x) if any_size else None
     try:
-        with quiet():
+        with quiet(), torch.no_grad():
+            exported = torch.export.export(whole, args, kwargs, dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(
-                whole,
-                args,
-                kwargs=kwargs or None,
+                exported,
                 dynamo=True,
-                dynamic_shapes=shapes,
                 input_names=input_names(x),
                 output_names=names,
                 opset_version=OPSET,
@@ -136,7 +134,10 @@ def batch_shapes(samples: Samples) -> dict[str, Any]:
     """Return the dynamic shapes of :class:`Whole` on samples, any number of them."""
     args, kwargs = arguments(samples)
     batch = {0: torch.export.Dim("batch")}
-    return {**({"args": tuple(batch for _ in args)} if args else {}), **({"kwargs": dict.fromkeys(kwargs, batch)} if kwargs else {})}
+    return {
+        **({"args": tuple(batch for _ in args)} if args else {}),
+        **({"kwargs": dict.fromkeys(kwargs, batch)} if kwargs else {}),
+    }
 
 
 def input_names(samples: Samples) -> list[str]:

@@ -294,6 +294,6 @@ def graph_network(lowered: Lowered, network: nn.Module) -> GraphNetwork:
         mutated=captured.mutated,
         parameters=tuple(layer.parameter for layer in lowered.layers),
     )
-    products = [Product(layer.weight.clone(), layer.bias, layer.geometry) for layer in lowered.layers]
+    products = [Product(layer.weight.clone(memory_format=torch.contiguous_format), layer.bias, layer.geometry) for layer in lowered.layers]
     carried = {name: getattr(network, name) for name in CARRIED if hasattr(network, name)}
     return GraphNetwork(graph, products, lowered.constants, carried)
