@@ -256,7 +256,14 @@ def rows() -> dict[str, Case]:
 
 
 @app.command(hidden=True)
-def one(name: str, output: Path, *, stages: str, evaluations: int, threads: int) -> None:
+def one(
+    name: str,
+    output: Path,
+    *,
+    stages: Annotated[str, typer.Option()],
+    evaluations: Annotated[int, typer.Option()],
+    threads: Annotated[int, typer.Option()],
+) -> None:
     """Examine one row and write what is known of it after each stage."""
     torch.set_num_threads(threads)
     case = rows()[name]
