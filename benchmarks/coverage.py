@@ -227,12 +227,13 @@ def timm_side(name: str) -> int:
     """Return the first side of images that a network of timm can be made for and run on."""
     for side in SIDES:
         try:
-            with torch.no_grad():
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
                 timm_network(name, side).eval()(torch.zeros(1, 3, side, side))
         except Exception:  # whatever a network says of a size that it does not take  # noqa: S112
             continue
         return side
-    own: int = timm_network(name, None).default_cfg["input_size"][-1]
+    with torch.random.fork_rng(devices=[]):
+        own: int = timm_network(name, None).default_cfg["input_size"][-1]
     return own
 
 
