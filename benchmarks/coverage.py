@@ -41,6 +41,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torchvision.models.video.mvit import MSBlockConfig, MViT  # noqa: E402
 
 import evoq_moo as evoq  # noqa: E402
 from evoq_moo._files import write_atomically  # noqa: E402
@@ -51,6 +52,8 @@ from tests.graph.stages import ERROR, REFUSED, STAGES, STATED, WRONG, Options, R
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(width=200 if not sys.stdout.isatty() else None)
 COUNT = 6
+LEAST_GAIN, GAIN = 0.8, 2**0.5
+"""Layers whose weights let less of a signal through get weights that let so much through (what ReLU halves)."""
 SIDES = (96, 128)
 """Sides of images that are tried for a network of timm before its own."""
 CLASSIFIERS = {
@@ -88,8 +91,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": False},
     "googlenet": {"init_weights": False},
     "vit_b_32": {"image_size": 64},
-    "mvit_v1_b": {"spatial_size": (64, 64), "temporal_size": 8},
-    "mvit_v2_s": {"spatial_size": (64, 64), "temporal_size": 8},
 }
 SEGMENTERS = ("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large")
 VIDEO = {
@@ -97,8 +98,6 @@ VIDEO = {
     "mc3_18": (8, 64),
     "r2plus1d_18": (8, 64),
     "s3d": (16, 224),
-    "mvit_v1_b": (8, 64),
-    "mvit_v2_s": (8, 64),
     "swin3d_t": (8, 64),
 }
 """Networks on clips: frames and side of the images."""
@@ -156,8 +155,12 @@ def two_images(side: int) -> tuple[Tensor, Tensor]:
 
 
 def settle(model: nn.Module, samples: Callable[[], Samples]) -> None:
-    """Draw parameters that begin as constants, and give BatchNorm the statistics of the samples."""
+    """Widen small weights, draw parameters that begin as constants, and give BatchNorm the samples' statistics."""
     for name, parameter in model.named_parameters():
+        if name.endswith("weight") and parameter.dim() > 1:
+            gain = parameter.std() * parameter[0].numel() ** 0.5
+            if 0 < gain < LEAST_GAIN:
+                parameter.mul_(GAIN / gain)
         if parameter.numel() < 2 or parameter.min() != parameter.max():
             continue
         if name.endswith("bias"):
@@ -195,6 +198,18 @@ def ssdlite() -> nn.Module:
     return SSDHeads(torchvision_network("ssdlite320_mobilenet_v3_large", weights_backbone=None))
 
 
+def mvit() -> nn.Module:
+    """Return a small MViT of version 2: torchvision's own take 16 frames of 224 pixels only."""
+    kernel = {"kernel_q": [3, 3, 3], "kernel_kv": [3, 3, 3]}
+    blocks = [
+        MSBlockConfig(1, 96, 96, stride_q=[1, 1, 1], stride_kv=[1, 4, 4], **kernel),
+        MSBlockConfig(2, 96, 192, stride_q=[1, 2, 2], stride_kv=[1, 2, 2], **kernel),
+        MSBlockConfig(2, 192, 192, stride_q=[1, 1, 1], stride_kv=[1, 2, 2], **kernel),
+    ]
+    options = {"residual_pool": True, "residual_with_cls_embed": False, "rel_pos_embed": True, "proj_after_attn": True}
+    return MViT((64, 64), 8, blocks, **options)
+
+
 def timm_network(name: str, side: int | None) -> nn.Module:
     """Return a network of timm with random weights; None for its own side."""
     import timm
@@ -212,12 +227,13 @@ def timm_side(name: str) -> int:
     """Return the first side of images that a network of timm can be made for and run on."""
     for side in SIDES:
         try:
-            with torch.no_grad():
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
                 timm_network(name, side).eval()(torch.zeros(1, 3, side, side))
         except Exception:  # whatever a network says of a size that it does not take  # noqa: S112
             continue
         return side
-    own: int = timm_network(name, None).default_cfg["input_size"][-1]
+    with torch.random.fork_rng(devices=[]):
+        own: int = timm_network(name, None).default_cfg["input_size"][-1]
     return own
 
 
@@ -246,6 +262,7 @@ def rows() -> dict[str, Case]:
     for name, (frames, side) in VIDEO.items():
         build = partial(torchvision_network, name, **ARGUMENTS.get(name, {}))
         found.append(row(f"video/{name}", build, partial(images, 3, frames, side, side, count=3)))
+    found.append(row("video/mvit", mvit, partial(images, 3, 8, 64, 64, count=3)))
     for name, side in FLOW.items():
         found.append(row(f"flow/{name}", partial(torchvision_network, name), partial(two_images, side)))
     found += [timm_row(name) for name in TIMM]
@@ -256,7 +273,14 @@ def rows() -> dict[str, Case]:
 
 
 @app.command(hidden=True)
-def one(name: str, output: Path, *, stages: str, evaluations: int, threads: int) -> None:
+def one(
+    name: str,
+    output: Path,
+    *,
+    stages: Annotated[str, typer.Option()],
+    evaluations: Annotated[int, typer.Option()],
+    threads: Annotated[int, typer.Option()],
+) -> None:
     """Examine one row and write what is known of it after each stage."""
     torch.set_num_threads(threads)
     case = rows()[name]

@@ -227,14 +227,19 @@ def bits_of(tensor: Tensor) -> Any:
     return str(tensor.dtype), tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
+def state_hashes(model: nn.Module) -> dict[str, int]:
+    """Return a hash of each parameter and buffer by name."""
+    state = model.state_dict(keep_vars=True)
+    return {name: hash(bits_of(tensor)) for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
 def snapshot(model: nn.Module, samples: Samples) -> dict[str, Any]:
     """Return everything of the caller's that must stay as it is."""
     names = dict(model.named_modules())
-    state = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks")
     return {
-        "parameters and buffers": {name: hash(bits_of(tensor)) for name, tensor in state.items()},
-        "gradients": {name: tensor.requires_grad for name, tensor in state.items()},
+        "parameters and buffers": state_hashes(model),
+        "gradients": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
         "modules": {name: type(module) for name, module in names.items()},
         "training mode": {name: module.training for name, module in names.items()},
         "hooks": {(name, kind): len(getattr(module, kind, ())) for name, module in names.items() for kind in hooks},
@@ -268,6 +273,7 @@ class Subject:
         self.policies: list[evoq.Policy] = []
         self.differences: list[float] = []
         self.owned = snapshot(self.model, self.samples)
+        self.state = self.owned["parameters and buffers"]
 
     def quantized(self, model: nn.Module, samples: Samples, **options: Any) -> Any:
         """Return a network made ready for search."""
@@ -302,8 +308,10 @@ def check_close(what: str, expected: float, found: float) -> float:
 
 def outputs(subject: Subject) -> None:
     """Compare the float outputs with those of the given network, and count its MACs in the same pass."""
-    model = subject.case.make().eval().float()
-    samples = copied(subject.samples)
+    model, samples = subject.case.make(), copied(subject.samples)
+    if state_hashes(model) != subject.state:
+        raise RuntimeError("the case makes another network each time")
+    model.eval().float()
     counter = ProductCounter(tensors_of(samples))
     with torch.no_grad(), plain_operators(model), counter:
         expected = heads_of(call(model, samples))
