@@ -8,6 +8,7 @@ Fake quantization, `product((qx - zx) * sx, levels * weight_scales) + bias`, is 
 sums, which every runtime orders in its own way.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -140,16 +141,17 @@ class ExactLayer(Product):
         return product(input, weight, self.bias, self.geometry)
 
 
-def exact_network(network: nn.Module | Shipment) -> Whole:
+def exact_network(network: nn.Module | Shipment, names: Sequence[str] = ()) -> Whole:
     """Return a network under its policy that computes in the exact form: bit for bit what an exact file computes.
 
     The two can differ where float32 sums outside the quantized layers have another order, in means and softmax.
 
     Args:
         network: A `CalibratedNetwork`, or what `QuantizedNetwork.apply` gives.
+        names: The network's keyword arguments, in order, where its inputs shall be positional.
 
     Raises:
         ArgumentError: Another kind of module.
     """
     shipment = network if isinstance(network, Shipment) else shipment_of(network)
-    return replaced(shipment, lambda layer, i: ExactLayer(layer, shipment.layers[i]))
+    return replaced(shipment, lambda layer, i: ExactLayer(layer, shipment.layers[i]), names)

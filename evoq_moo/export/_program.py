@@ -13,7 +13,7 @@ from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._shipment import check_network, sample_for, shipment_of
 from evoq_moo.export._template import batch_shapes
-from evoq_moo.graph import Samples, arguments, quiet
+from evoq_moo.graph import Samples, arguments, leaves, quiet
 
 
 def export_program(network: nn.Module, path: str | Path, *, sample: Samples | Sequence[int] | None = None) -> int:
@@ -43,12 +43,11 @@ def export_program(network: nn.Module, path: str | Path, *, sample: Samples | Se
     shipment = shipment_of(network)
     x = sample_for(shipment, sample)
     check_network(shipment, x)
-    whole = exact_network(shipment)
+    whole = exact_network(shipment, tuple(arguments(x)[1]))
     try:
         with quiet(), torch.no_grad():
-            args, kwargs = arguments(x)
             shapes = batch_shapes(x) if shipment.graph.graph.any_size else None
-            program = torch.export.export(whole, args, kwargs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(whole, leaves(x), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export fails in many ways on code it can't follow
         reason = str(error).strip().splitlines()
         raise NetworkError(

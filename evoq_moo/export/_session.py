@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import FormatError, MissingPackageError
-from evoq_moo.graph import Samples, leaves
+from evoq_moo.graph import Samples, filled, leaves, split
 
 
 def open_session(
@@ -53,6 +54,10 @@ def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = No
         FormatError: onnxruntime can't run the file on it.
     """
     tensors = leaves(batch)
+    size = session.get_inputs()[0].shape[0]
+    if isinstance(size, int) and len(tensors[0]) != size:  # the file takes one number of samples only
+        parts = [run_session(session, filled(part, size), outputs) for part in split(batch, size)]
+        return [np.concatenate(values)[: len(tensors[0])] for values in zip(*parts, strict=True)]
     try:
         given = {taken.name: x.numpy() for taken, x in zip(session.get_inputs(), tensors, strict=True)}
         found: list[npt.NDArray[Any]] = session.run(outputs, given)

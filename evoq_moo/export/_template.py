@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evoq_moo.difference import skeleton
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
 from evoq_moo.export._whole import replaced
-from evoq_moo.graph import Product, Samples, arguments, quiet, torch_layout, torch_product
+from evoq_moo.graph import Product, Samples, arguments, leaves, quiet, torch_layout, torch_product
 
 DOMAIN = "evoq_moo"
 INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
@@ -92,15 +93,17 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     shipment = network if isinstance(network, Shipment) else shipment_of(network)
     x = sample_for(shipment, sample)
     check_network(shipment, x)
-    whole = replaced(shipment, lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias))
     args, kwargs = arguments(x)
+    whole = replaced(
+        shipment, lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias), tuple(kwargs), flat=True
+    )
     with torch.no_grad():
         names = _output_names(shipment.network(*args, **kwargs))
     any_size = shipment.graph.graph.any_size
     shapes = batch_shapes(x) if any_size else None
     try:
         with quiet(), torch.no_grad():
-            exported = torch.export.export(whole, args, kwargs, dynamic_shapes=shapes, strict=False)
+            exported = torch.export.export(whole, leaves(x), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(
                 exported,
                 dynamo=True,
@@ -132,12 +135,8 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
 
 def batch_shapes(samples: Samples) -> dict[str, Any]:
     """Return the dynamic shapes of :class:`Whole` on samples, any number of them."""
-    args, kwargs = arguments(samples)
     batch = {0: torch.export.Dim("batch")}
-    return {
-        **({"args": tuple(batch for _ in args)} if args else {}),
-        **({"kwargs": dict.fromkeys(kwargs, batch)} if kwargs else {}),
-    }
+    return {"inputs": tuple(batch for _ in leaves(samples))}
 
 
 def input_names(samples: Samples) -> list[str]:
@@ -150,10 +149,9 @@ def input_names(samples: Samples) -> list[str]:
 def _output_names(output: Any) -> list[str]:
     if isinstance(output, Tensor):
         return ["output"]
-    leaves = torch.utils._pytree.tree_leaves(output)
     if isinstance(output, Mapping) and all(isinstance(value, Tensor) for value in output.values()):
         return [str(key) for key in output]
-    return [f"output_{i}" for i in range(len(leaves))]
+    return [f"output_{i}" for i in range(len(skeleton(output)[0]))]
 
 
 def _without_marked_values(model: Any) -> bytes:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from evoq_moo.calibration._network import map_heads
 from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.difference import skeleton
 from evoq_moo.export._shipment import Shipment
 from evoq_moo.graph import Product
 
@@ -33,33 +34,52 @@ class AffineMap(nn.Module):
 
 
 class Whole(nn.Module):
-    """A network and the maps behind it.
+    """A network and the maps behind it, of tensors alone: no mapping or class of the caller's stands in the way.
 
     Args:
         network: The network.
         maps: One for each head, or none.
+        names: The network's keyword arguments, in order; none where it takes positional ones.
+        flat: Return the tensors of the output as a tuple, in order.
     """
 
-    def __init__(self, network: nn.Module, maps: Sequence[OutputMap]) -> None:
+    def __init__(
+        self, network: nn.Module, maps: Sequence[OutputMap], names: Sequence[str] = (), *, flat: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
+        self.names = tuple(names)
+        self.flat = flat
         self.maps = nn.ModuleList(nn.Identity() if m.is_identity else AffineMap(m) for m in maps)
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """Run the network and map its heads."""
-        result = self.network(*args, **kwargs)
-        return map_heads(result, iter(self.maps)) if len(self.maps) else result
+        if self.names:
+            result = self.network(**dict(zip(self.names, inputs, strict=True)))
+        else:
+            result = self.network(*inputs, **named)
+        if len(self.maps):
+            result = map_heads(result, iter(self.maps))
+        return tuple(skeleton(result)[0]) if self.flat else result
 
 
-def replaced(shipment: Shipment, replacement: Callable[[Product, int], Product]) -> Whole:
+def replaced(
+    shipment: Shipment,
+    replacement: Callable[[Product, int], Product],
+    names: Sequence[str] = (),
+    *,
+    flat: bool = False,
+) -> Whole:
     """Return a copy of a network with its layers replaced, and its maps, ready for torch.export.
 
     Args:
         shipment: The network.
         replacement: Makes what takes the place of a layer, from the layer and its index.
+        names: As :class:`Whole` has it.
+        flat: Likewise.
     """
     network = copy.deepcopy(shipment.graph)
     for i, (p, layer) in enumerate(zip(shipment.layers, network.products, strict=True)):
         if isinstance(layer, Product):
             network.replace(p.name, replacement(layer, i))
-    return Whole(network, shipment.maps).eval()
+    return Whole(network, shipment.maps, names, flat=flat).eval()

@@ -120,7 +120,7 @@ def capture(network: nn.Module, samples: Samples, *, dynamic: bool = True) -> Ca
     """
     args, kwargs = arguments(samples)
     rebuilds: list[Rebuild] = []
-    flat = _Flat(network, lambda rebuild: rebuilds.append(rebuild))
+    flat = _Flat(network, rebuilds.append)
     auto = {0: Dim.AUTO} if dynamic else None
     shapes = (tuple(auto for _ in args), dict.fromkeys(kwargs, auto)) if dynamic else None
     try:

@@ -220,9 +220,9 @@ class GraphNetwork(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the network on samples, as the given network takes them."""
         inputs = (*args, *kwargs.values())
-        size, number = self._graph.samples, len(inputs[0])
-        if self._graph.any_size or number == size or torch.compiler.is_exporting():
+        if self._graph.any_size:  # asking for the number of samples would fix it where this is traced
             return self._graph.rebuild(self._run(inputs))
+        size, number = self._graph.samples, len(inputs[0])
         parts: list[list[Tensor]] = []
         for start in range(0, number, size):
             chunk = [x[start : start + size] for x in inputs]
@@ -294,6 +294,9 @@ def graph_network(lowered: Lowered, network: nn.Module) -> GraphNetwork:
         mutated=captured.mutated,
         parameters=tuple(layer.parameter for layer in lowered.layers),
     )
-    products = [Product(layer.weight.clone(memory_format=torch.contiguous_format), layer.bias, layer.geometry) for layer in lowered.layers]
+    products = [
+        Product(layer.weight.clone(memory_format=torch.contiguous_format), layer.bias, layer.geometry)
+        for layer in lowered.layers
+    ]
     carried = {name: getattr(network, name) for name in CARRIED if hasattr(network, name)}
     return GraphNetwork(graph, products, lowered.constants, carried)

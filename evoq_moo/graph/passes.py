@@ -215,23 +215,23 @@ class _Graph:
 
     def _product(self, op: Op) -> _Found | None:
         """Return what a product becomes: operations before, weight, bias, geometry, the call and operations behind."""
+        found: _Found | None = None
         if op.target is aten.linear.default:
-            return self._linear(op, op.args[0], op.args[1], (*op.args[2:], None)[0])
-        if op.target in _CONVOLUTIONS:
-            return self._convolution(op)
-        if op.target in _TRANSPOSED:
-            return self._transposed(op)
-        if op.target is aten.convolution.default:
-            return self._any_convolution(op)
-        if op.target is aten.addmm.default and not op.kwargs and isinstance(op.args[0], Const):
-            return self._linear(op, op.args[1], op.args[2], op.args[0], transpose=True)
-        if op.target in (aten.mm.default, aten.matmul.default):
-            if isinstance(op.args[0], Const) and isinstance(op.args[1], Ref):
-                return self._linear_on_rows(op)
-            return self._linear(op, op.args[0], op.args[1], None, transpose=True)
-        if op.target is aten.einsum.default:
-            return self._einsum(op)
-        return None
+            found = self._linear(op, op.args[0], op.args[1], (*op.args[2:], None)[0])
+        elif op.target in _CONVOLUTIONS:
+            found = self._convolution(op)
+        elif op.target in _TRANSPOSED:
+            found = self._transposed(op)
+        elif op.target is aten.convolution.default:
+            found = self._any_convolution(op)
+        elif op.target is aten.addmm.default and not op.kwargs and isinstance(op.args[0], Const):
+            found = self._linear(op, op.args[1], op.args[2], op.args[0], transpose=True)
+        elif op.target in (aten.mm.default, aten.matmul.default):
+            rows = isinstance(op.args[0], Const) and isinstance(op.args[1], Ref)
+            found = self._linear_on_rows(op) if rows else self._linear(op, *op.args[:2], None, transpose=True)
+        elif op.target is aten.einsum.default:
+            found = self._einsum(op)
+        return found
 
     def _weight(self, value: object, dims: int) -> Tensor | None:
         if not isinstance(value, Const):
@@ -466,22 +466,20 @@ class _Graph:
 
     def _affine_terms(self, op: Op, layer: Layer) -> tuple[Tensor, Tensor] | None:
         """Return the float64 gain and shift of an operation that scales or shifts channels by constants."""
-        if op.target not in (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor) or op.kwargs:
+        known = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
+        if op.target not in known or op.kwargs or len(op.args) != 2:
             return None
-        if len(op.args) != 2 or (isinstance(op.args[0], Const) and op.target in (aten.sub.Tensor, aten.div.Tensor)):
+        first, second = op.args
+        if isinstance(first, Const) and op.target in (aten.mul.Tensor, aten.add.Tensor):
+            first, second = second, first
+        if not isinstance(first, Ref) or not isinstance(second, Const):
             return None
-        constant = next((a for a in op.args if isinstance(a, Const)), None)
-        if constant is None:
-            return None
-        values = self._per_channel(self.constants[constant.name], layer)
+        values = self._per_channel(self.constants[second.name], layer)
         if values is None:
             return None
-        one, none = torch.ones_like(values), torch.zeros_like(values)
-        if op.target is aten.mul.Tensor:
-            return values, none
-        if op.target is aten.div.Tensor:
-            return 1 / values, none
-        return one, values if op.target is aten.add.Tensor else -values
+        gain = {aten.mul.Tensor: values, aten.div.Tensor: 1 / values}.get(op.target, torch.ones_like(values))
+        shift = {aten.add.Tensor: values, aten.sub.Tensor: -values}.get(op.target, torch.zeros_like(values))
+        return gain, shift
 
     def _per_channel(self, values: Any, layer: Layer) -> Tensor | None:
         """Return a constant as float64 `(out,)` if it has one value for each output channel, else None."""

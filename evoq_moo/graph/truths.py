@@ -110,7 +110,7 @@ def check_alone(network: nn.Module, samples: Samples, heads: Sequence[Tensor], s
     pair = [pool.run(lambda: heads_of(run(network, _copied(first)))) for _ in range(2)]
     fixed = [head[: count(first)] for head in heads]
     if not all(torch.equal(a, b) for a, b in zip(*pair, strict=True)) or relative_error(fixed, pair[0]) > 1e-5:
-        where = _where(_apart(network, first, first, lambda a, b: torch.equal(a, b), pool))
+        where = _where(_apart(network, first, first, torch.equal, pool))
         raise NetworkError(
             f"the network gives another output each time{where}: it is random or changes its own state in forward; in "
             "evaluation a network must repeat itself (F.dropout needs training=self.training)"

@@ -21,7 +21,7 @@ COUNT = 12
 CLASSES = 5
 RANDOM = r"(?i)random|alike|repeat|deterministic"
 BATCH = r"(?i)batch|other samples"
-STATE = r"(?i)state|buffer|alike|repeat"
+STATE = r"(?i)state|buffer|alike|repeat|batch|other samples"
 
 
 def enliven(model: nn.Module) -> None:
@@ -53,6 +53,7 @@ class Case:
         twin: Makes, from the case's network, one that computes the same in plain layers: under the same uniform
             policy both have the same difference.
         alike: Differs from another case in its set-up alone; tests do without its calibration and export.
+        captured: It can be captured as a graph; where not, calibration and export are refused.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     share: float | None = 0.99
     twin: Callable[[Any], nn.Module] | None = None
     alike: bool = False
+    captured: bool = True
 
     def make(self) -> nn.Module:
         """Return the network, the same one each time."""
@@ -760,7 +762,7 @@ class RotaryEmbeddings(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-@case(vectors, share=None)
+@case(vectors, share=None, captured=False)
 class MixtureOfExperts(nn.Module):
     """Each sample goes through the expert that its router chooses."""
 
@@ -971,7 +973,7 @@ class AddedNoise(nn.Module):
         return self.head(x + 0.1 * torch.randn_like(x))
 
 
-@case(images, refused=f"{STATE}|{BATCH}")
+@case(images, refused=STATE)
 class MovingAverage(nn.Module):
     """A buffer that follows the samples, in evaluation mode too."""
 
@@ -997,7 +999,7 @@ class BatchMean(nn.Module):
         return self.head(self.c(x - x.mean(0, keepdim=True)))
 
 
-@case(images)
+@case(images, captured=False)
 class ControlFlow(nn.Module):
     """Python's `if` on values of the input: large images are scaled, a sample at a time."""
 
