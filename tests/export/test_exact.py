@@ -22,7 +22,7 @@ from evoq_moo.export import (
     verify_onnx,
 )
 from evoq_moo.export._exact import ExactLayer, digit_plan, digits, is_exact
-from evoq_moo.graph import Product, capture_network, own_copy, product, weight_of
+from evoq_moo.graph import capture_network, kind_of, own_copy, product, weight_of
 from evoq_moo.quantizer import LayerParameters
 
 
@@ -36,7 +36,7 @@ def parameters(layer, weight_bits=8, activation_bits=8, *, extreme=False, seed=0
         levels = torch.full_like(levels, -lowest * 2 // 3)
     return LayerParameters(
         name=name,
-        kind=layer.geometry.kind if isinstance(layer, Product) else type(layer).__name__,
+        kind=kind_of(layer),
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         weight=None,
