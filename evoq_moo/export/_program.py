@@ -13,6 +13,7 @@ from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._shipment import check_network, sample_for, shipment_of
 from evoq_moo.export._template import quiet
+from evoq_moo.export._whole import dynamic_shapes
 from evoq_moo.graph import Samples, arguments
 
 
@@ -46,10 +47,8 @@ def export_program(network: nn.Module, path: str | Path, *, sample: Samples | Se
     whole = exact_network(shipment)
     try:
         with quiet(), torch.no_grad():
-            any_size = shipment.graph.graph.any_size
-            batch = {0: torch.export.Dim("batch")} if any_size else None
             args, kwargs = arguments(x)
-            shapes = {"args": tuple(batch for _ in args), "kwargs": dict.fromkeys(kwargs, batch)} if any_size else None
+            shapes = dynamic_shapes(x) if shipment.graph.graph.any_size else None
             program = torch.export.export(whole, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export fails in many ways on code it can't follow
         reason = str(error).strip().splitlines()

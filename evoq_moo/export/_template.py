@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
-from evoq_moo.export._whole import replaced
+from evoq_moo.export._whole import dynamic_shapes, replaced
 from evoq_moo.graph import Product, Samples, arguments, torch_layout, torch_product
 
 DOMAIN = "evoq_moo"
@@ -101,7 +101,6 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     with torch.no_grad():
         names = _output_names(shipment.network(*args, **kwargs))
     any_size = shipment.graph.graph.any_size
-    batch = {0: torch.export.Dim("batch")} if any_size else None
     try:
         with quiet():
             program = torch.onnx.export(
@@ -109,7 +108,7 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
                 args,
                 kwargs=kwargs,
                 dynamo=True,
-                dynamic_shapes=(tuple(batch for _ in args), dict.fromkeys(kwargs, batch)) if any_size else None,
+                dynamic_shapes=dynamic_shapes(x) if any_size else None,
                 input_names=input_names(x),
                 output_names=names,
                 opset_version=OPSET,

@@ -4,12 +4,13 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from evoq_moo.calibration._network import map_heads
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.export._shipment import Shipment
-from evoq_moo.graph import Product
+from evoq_moo.graph import Product, Samples, arguments
 
 
 class AffineMap(nn.Module):
@@ -49,6 +50,14 @@ class Whole(nn.Module):
         """Run the network and map its heads."""
         result = self.network(*args, **kwargs)
         return map_heads(result, iter(self.maps)) if len(self.maps) else result
+
+
+def dynamic_shapes(samples: Samples) -> dict[str, Any]:
+    """Return what torch.export takes as `dynamic_shapes` for a :class:`Whole` of any number of samples."""
+    args, kwargs = arguments(samples)
+    batch = {0: torch.export.Dim("batch")}
+    shapes: dict[str, Any] = {"args": tuple(batch for _ in args), "kwargs": dict.fromkeys(kwargs, batch)}
+    return {name: value for name, value in shapes.items() if value}
 
 
 def replaced(shipment: Shipment, replacement: Callable[[Product, int], Product]) -> Whole:

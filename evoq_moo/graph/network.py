@@ -220,8 +220,10 @@ class GraphNetwork(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the network on samples, as the given network takes them."""
         inputs = (*args, *kwargs.values())
+        if self._graph.any_size or torch.compiler.is_exporting():  # `len` would fix the number in an export
+            return self._graph.rebuild(self._run(inputs))
         size, number = self._graph.samples, len(inputs[0])
-        if self._graph.any_size or number == size or torch.compiler.is_exporting():
+        if number == size:
             return self._graph.rebuild(self._run(inputs))
         parts: list[list[Tensor]] = []
         for start in range(0, number, size):
