@@ -87,8 +87,8 @@ def calibrate(
         raise ArgumentError(f"mirror: given {mirror!r}; allowed: True, False or None")
     images = are_images(network.samples)
     if mirror and not images:
-        shape = [tuple(tensor.shape) for tensor in leaves(network.samples)]
-        raise ArgumentError(f"mirror: given True with samples {shape}; allowed with (N, channels, height, width)")
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in leaves(network.samples))
+        raise ArgumentError(f"mirror: given True with samples {shapes}; allowed with (N, channels, height, width)")
     if mirror is None:
         mirror = images and not FITS_LEVELS.isdisjoint(names)
     if time_limit is not None and not (isinstance(time_limit, int | float) and 0 < time_limit < math.inf):

@@ -19,7 +19,7 @@ from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._report import CalibrationReport
 from evoq_moo.difference import map_tensors
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
-from evoq_moo.graph import weight_of
+from evoq_moo.graph import kind_of, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.quantizer import LayerParameters, quantized_copy
 from evoq_moo.space import ALLOWED_BITS, Policy
@@ -160,7 +160,7 @@ def _check_fit(layers: Sequence[LayerParameters], network: nn.Module) -> None:
         raise ValueError("names a layer twice")
     for p in layers:
         layer = modules.get(p.name)
-        if layer is None or not hasattr(layer, "weight"):
+        if layer is None or not hasattr(layer, "weight") or kind_of(layer) != p.kind:
             raise ValueError(f"layer {p.name!r}, a {p.kind}, is none of the network's")
         weight, bias = weight_of(layer), p.bias
         channels = len(weight)

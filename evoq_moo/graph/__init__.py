@@ -16,7 +16,7 @@ from evoq_moo.graph.inputs import (
     run,
     split,
 )
-from evoq_moo.graph.modules import bias_of, set_weight, weight_bytes, weight_of
+from evoq_moo.graph.modules import bias_of, kind_of, set_weight, weight_bytes, weight_of
 from evoq_moo.graph.network import GraphNetwork, LayerCall, NetworkGraph, SizedGraph, Values, dead_after, output_leaves
 from evoq_moo.graph.ops import NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, aten, clip_of, replace_op
 from evoq_moo.graph.prepare import capture_network, prepare
@@ -74,6 +74,7 @@ __all__ = [
     "first_nonfinite",
     "float_outputs",
     "join",
+    "kind_of",
     "leaves",
     "map_samples",
     "module_outputs",

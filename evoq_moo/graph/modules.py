@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from evoq_moo.errors import NetworkError
 from evoq_moo.graph.inputs import Samples, count
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.product import transposed_layout
+from evoq_moo.graph.product import Product, transposed_layout
 from evoq_moo.graph.trace import Trace, trace_forward
 from evoq_moo.space import LayerInfo
 
@@ -35,6 +35,11 @@ def set_weight(layer: nn.Module, weight: Tensor) -> None:
     """Give a layer another weight, `(out, in / groups, kernel...)`."""
     own = transposed_layout(weight, layer.groups) if isinstance(layer, _TRANSPOSED) else weight
     layer.weight = nn.Parameter(own, requires_grad=False)
+
+
+def kind_of(layer: nn.Module) -> str:
+    """Return the name of torch's layer that computes what a layer does, e.g. ``"Conv2d"``."""
+    return layer.geometry.kind if isinstance(layer, Product) else type(layer).__name__
 
 
 def bias_of(layer: nn.Module) -> Tensor | None:
@@ -76,7 +81,7 @@ def find_modules(network: nn.Module, samples: Samples, reason: str) -> Prepared:
         weight, bias = weight_of(module), bias_of(module)
         info = LayerInfo(
             name=name,
-            kind=type(module).__name__,
+            kind=kind_of(module),
             params=weight.numel(),
             macs=round(macs[name] / number),
             bias_params=0 if bias is None else bias.numel(),

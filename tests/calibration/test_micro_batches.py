@@ -19,7 +19,8 @@ def test_every_sample_is_there_once_with_its_mirror_image(count, folds, mirror):
         one, other = batch.chunk(2)
         assert torch.equal(one.flip(-1), other)
     assert len(stacked) == count * (2 if mirror else 1)
-    assert found.sizes[0] <= MICRO_BATCH + (1 if mirror else 0)  # a sample is never without its mirror image
+    # A sample is never without its mirror image.
+    assert max(map(len, found.batches)) <= MICRO_BATCH + (1 if mirror else 0)
     assert torch.equal(samples, before)
 
 
@@ -29,3 +30,12 @@ def test_a_state_sees_all_but_its_part_and_the_last_all():
     parts = [p for p, batch in zip(range(3), found.seen, strict=False) for _ in range(batch.count(False))]
     for state, seen in enumerate(found.seen):
         assert [part != state for part in parts] == list(seen)
+
+
+def test_a_network_of_one_number_of_samples_gets_that_number():
+    samples = torch.randn(7, 3, 4, 5, generator=torch.Generator().manual_seed(2))
+    for mirror in (False, True):
+        found = cut(samples, folds=2, mirror=mirror, seed=1, size=4)
+        assert {len(batch) for batch in found.batches} == {4}
+        assert torch.equal(torch.cat(found.batches)[found.rows], samples[found.order])
+        assert sorted(found.order.tolist()) == list(range(7))

@@ -396,13 +396,25 @@ def test_layers_with_a_float_side_compute_as_the_reference(bits):
     assert error(found, Exact(network, samples, ranges).heads(array)) < 1e-4
 
 
-def test_transposed_convolutions_compute_as_the_reference_and_say_so(caplog):
+@pytest.mark.parametrize(
+    ("layer", "last", "shape"),
+    [
+        (nn.ConvTranspose2d(6, 4, 3, 2, groups=2), nn.Conv2d(4, 2, 1), (4, 6, 8, 8)),
+        (nn.ConvTranspose1d(6, 4, 3, 2), nn.Conv1d(4, 2, 1), (4, 6, 8)),
+        (nn.Conv3d(6, 4, (1, 2, 3)), nn.Linear(6, 2), (4, 6, 3, 4, 8)),
+    ],
+    ids=["transposed", "transposed 1d", "3d"],
+)
+def test_layers_without_an_integer_kernel_compute_as_the_reference_and_say_so(layer, last, shape, caplog):
     torch.manual_seed(7)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, 2, groups=2), nn.Conv2d(4, 2, 1))
+    layer.reset_parameters()
+    last.reset_parameters()
+    network = nn.Sequential(layer, nn.ReLU(), last)
     with caplog.at_level(logging.INFO, logger="evoq_moo"):
-        engine, _, _ = assert_agrees(network, torch.randn(4, 3, 8, 8))
-    assert "transposed" in engine.fallbacks["2"]
-    assert sum("transposed" in record.message for record in caplog.records) == 1
+        engine, _, _ = assert_agrees(network, torch.randn(shape))
+    reason = f"there is no integer kernel for {type(layer).__name__}"
+    assert engine.fallbacks == {"0": reason}
+    assert sum(reason in record.message for record in caplog.records) == 1
 
 
 def test_a_sum_that_could_overflow_int32_is_refused_and_computed_as_the_reference():

@@ -22,7 +22,7 @@ from evoq_moo.export import (
     verify_onnx,
 )
 from evoq_moo.export._exact import ExactLayer, digit_plan, digits, is_exact
-from evoq_moo.graph import Product, capture_network, own_copy, product, weight_of
+from evoq_moo.graph import capture_network, kind_of, own_copy, product, weight_of
 from evoq_moo.quantizer import LayerParameters
 
 
@@ -36,7 +36,7 @@ def parameters(layer, weight_bits=8, activation_bits=8, *, extreme=False, seed=0
         levels = torch.full_like(levels, -lowest * 2 // 3)
     return LayerParameters(
         name=name,
-        kind=layer.geometry.kind if isinstance(layer, Product) else type(layer).__name__,
+        kind=kind_of(layer),
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         weight=None,
@@ -128,11 +128,11 @@ class Wide(nn.Module):
         super().__init__()
         self.conv, self.up = nn.Conv2d(600, 8, 3, padding=1), nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2)
         self.tokens = nn.Linear(4, 9)
-        self.plain, self.half = Standardized(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.plain, self.loose = Standardized(8, 4, 1), nn.Conv2d(8, 4, 1)
 
     def forward(self, x):
         x = torch.relu(self.conv(x))
-        return self.tokens(self.up(x).flatten(2).transpose(1, 2)), self.plain(x), self.half(x)
+        return self.tokens(self.up(x).flatten(2).transpose(1, 2)), self.plain(x), self.loose(x)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def wide():
         captured = capture_network(own_copy(model)[0], x)
     layers = [
         parameters(captured.get_submodule(name), bits, 8, extreme=name == "conv", seed=bits, name=name)
-        for name, bits in (("conv", 8), ("up", 5), ("tokens", 8), ("plain", 8), ("half", 8))
+        for name, bits in (("conv", 8), ("up", 5), ("tokens", 8), ("plain", 8), ("loose", 8))
     ]
     layers[-1] = replace(layers[-1], activation_bits=16, activation_scale=None, activation_zero_point=None)
     network = CalibratedNetwork(reference=captured, layers=layers, outputs=(), report=None)

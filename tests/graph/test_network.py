@@ -122,3 +122,12 @@ def test_operators_have_names_to_be_found_by(target):
 def test_an_operator_that_is_gone_is_named():
     with pytest.raises(LookupError, match="torch has no operator 'aten.nowhere.default'"):
         target_of("aten.nowhere.default")
+
+
+def test_an_export_of_the_captured_network_takes_any_number_of_samples(pair):
+    """Bug: `len` of its input fixed the number of samples in every exported file."""
+    model, captured = pair
+    shapes = {"args": ({0: torch.export.Dim("batch")},)}
+    program = torch.export.export(captured, (X[:2],), dynamic_shapes=shapes, strict=False).module()
+    for number in (1, 3):
+        same(program(X[:number]), model(X[:number]))
