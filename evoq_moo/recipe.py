@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from torch import nn
 
 from evoq_moo import zoo
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import BitWidth, Few, Text, Whole, convert, read_json, reading
 from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
@@ -48,20 +50,20 @@ class Recipe:
         classes: Of a zoo's detector, background among them; None for the entry's number.
     """
 
-    model: str
-    weights: str | None = None
-    samples: str | None = None
-    count: int = 50
-    samples_seed: int = 0
+    model: Text
+    weights: Text | None = None
+    samples: Text | None = None
+    count: Few = 50
+    samples_seed: Whole = 0
     choose: str = RANDOM
     preprocess: Mapping[str, Any] | None = None
-    weight_bits: tuple[int, ...] = tuple(range(2, 9))
-    activation_bits: tuple[int, ...] = tuple(range(2, 9))
-    pinned: str | tuple[str, ...] = "ends"
+    weight_bits: tuple[BitWidth, ...] = tuple(range(2, 9))
+    activation_bits: tuple[BitWidth, ...] = tuple(range(2, 9))
+    pinned: str | tuple[Text, ...] = "ends"
     tied: bool = False
     difference: str = "auto"
     engine: EngineName = "auto"
-    classes: int | None = None
+    classes: Few | None = None
 
     def __post_init__(self) -> None:
         if self.difference == "auto" and ":" not in self.model and self.model in zoo.names():
@@ -164,11 +166,17 @@ class Recipe:
         Raises:
             FormatError: The data is not a recipe.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or "model" not in data or set(data) - known:
-            raise FormatError(f"recipe: given {data!r}; allowed: what Recipe.to_json gives")
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**values)
+        with reading("recipe"):
+            recipe = convert(data, cls)
+            for key in data:
+                check_name("given a key", key, [field.name for field in fields(cls)])
+            if recipe.preprocess is not None:
+                Preprocess.from_json(recipe.preprocess)
+        return recipe
+
+
+class _RecipeData(Struct):
+    recipe: dict[str, Any]
 
 
 def _where_weights_are(entry: zoo.ZooEntry) -> str:
@@ -195,11 +203,8 @@ def read_recipe(path: str | Path) -> Recipe:
         MissingFileError: No such file.
         FormatError: Not a recipe, damaged, or of an unknown version.
     """
-    data = read_json(path, format_name=FORMAT, version=1)
+    data = read_json(path, _RecipeData, format_name=FORMAT, version=1)
     try:
-        recipe = Recipe.from_json(data.get("recipe", {}))
-        if not isinstance(recipe.model, str):
-            raise TypeError(f"model is a {type(recipe.model).__name__}")
-    except (FormatError, TypeError) as error:
+        return Recipe.from_json(data.recipe)
+    except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    return recipe

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evoq_moo._files import read_json, write_atomically
+from msgspec import Struct
+
+from evoq_moo._files import write_atomically
 from evoq_moo._run_search import SearchRun, run_search
+from evoq_moo._schema import Few, Number, Text, Whole, convert, read_json, reading
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
 from evoq_moo.errors import ArgumentError, FormatError, check_name
-from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.front import OBJECTIVES, FrontPoint, ParetoFront
 from evoq_moo.latency import LatencyTable
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.problems._base import BUDGETS
 from evoq_moo.recipe import Recipe
 from evoq_moo.sensitivity_scan import measure_sensitivity
 
@@ -134,10 +138,7 @@ def _claim(folder: Path, settings: RunSettings) -> None:
     path = folder / "run.json"
     asked = settings.to_json()
     if path.exists():
-        found = read_json(path, format_name=FORMAT, version=1).get("settings")
-        if not isinstance(found, dict):
-            raise FormatError(f"{path}: holds no settings")
-        differences = _differences(found, asked)
+        differences = _differences(read_settings(path), asked)
         if differences:
             raise ArgumentError(
                 f"output: {folder} holds a run of other settings ({'; '.join(differences)}); "
@@ -146,6 +147,50 @@ def _claim(folder: Path, settings: RunSettings) -> None:
     else:
         data = {"format": FORMAT, "version": 1, "settings": asked}
         write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+class _RunData(Struct):
+    settings: dict[str, Any]
+
+
+class _SettingsData(Struct):
+    recipe: dict[str, Any]
+    objectives: tuple[str, ...]
+    budgets: dict[str, Number]
+    pop_size: Few
+    seed: Whole
+    latency: Text | None = None
+    calibrate: str | None = None
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read what a run was asked for, as :meth:`RunSettings.to_json` wrote it.
+
+    Raises:
+        MissingFileError: No such file.
+        FormatError: Not the file of a run, damaged, or of an unknown version.
+    """
+    return check_settings(str(path), read_json(path, _RunData, format_name=FORMAT, version=1).settings)
+
+
+def check_settings(where: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a run, as they are.
+
+    Args:
+        where: The file, for messages.
+        found: What it holds as settings.
+
+    Raises:
+        FormatError: It is not what :meth:`RunSettings.to_json` gives.
+    """
+    with reading(f"{where}: not the settings of a run"):
+        data = convert(found, _SettingsData)
+        Recipe.from_json(data.recipe)
+        for name in data.objectives:
+            check_name("objectives", name, OBJECTIVES)
+        for name in data.budgets:
+            check_name("budgets", name, BUDGETS)
+    return found
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -196,6 +241,6 @@ def recipe_of(front: ParetoFront) -> Recipe:
         FormatError: The front was not made by `evoq search`, so it holds no recipe.
     """
     settings = front.provenance.get("settings")
-    if not isinstance(settings, Mapping) or "recipe" not in settings:
+    if settings is None or "recipe" not in settings:
         raise FormatError("front: holds no recipe of its network (it was not made by `evoq search`)")
     return Recipe.from_json(settings["recipe"])

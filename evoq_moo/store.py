@@ -7,14 +7,15 @@ bit, after any kill, with no pickles.
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evoq_moo._schema import Number, Text, Whole, convert, reading
 from evoq_moo.errors import StoreError
-from evoq_moo.space import FloatArray, IntArray
+from evoq_moo.space import ALLOWED_BITS, FloatArray, IntArray
 
 _APPLICATION_ID = 0x45764F51  # "EvOQ"
 _VERSION = 1
@@ -28,6 +29,11 @@ CREATE TABLE IF NOT EXISTS evaluations (
     UNIQUE (fingerprint, policy)
 );
 """
+
+
+def _entries(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'"
+    return set(connection.execute(query))
 
 
 def policy_key(bits: IntArray) -> bytes:
@@ -82,19 +88,35 @@ class EvaluationStore:
                 connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.executescript(_SCHEMA)
+            self._check_schema(connection)
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Raise unless the file holds our tables and nothing else: views and triggers of others would run as code."""
+        found = _entries(connection)
+        with closing(sqlite3.connect(":memory:")) as ours:
+            ours.executescript(_SCHEMA)
+            expected = _entries(ours)
+        if found != expected:
+            connection.close()
+            names = sorted(str(name) for _, name, *_ in found ^ expected)
+            raise StoreError(f"store {self.path}: its tables are not those of a store; other: {names}")
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
         try:
             yield
+        except MemoryError as error:
+            raise StoreError(f"store {self.path}: needs more memory than there is") from error
         except sqlite3.OperationalError as error:
             locked = "locked" in str(error) or "busy" in str(error)
             hint = f"; another process held it for {self.timeout:g} s" if locked else ""
             raise StoreError(f"store {self.path}: {error}{hint}") from error
         except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"store {self.path}: not a store, or damaged ({error}); move it away to begin a new one"
-            ) from error
+            # The file's own fault, and no other: a store is hours of work.
+            damaged = getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            hint = "not a store, or damaged" if damaged else "can't be used"
+            advice = "; move it away to begin a new one" if damaged else ""
+            raise StoreError(f"store {self.path}: {hint} ({error}){advice}") from error
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -112,7 +134,7 @@ class EvaluationStore:
             StoreError: The store belongs to another network.
         """
         with self._reported():
-            known = [row[0] for row in self._database.execute("SELECT identity FROM networks")]
+            known = [str(row[0]) for row in self._database.execute("SELECT identity FROM networks")]
             if identity in known:
                 return
             if known and not self.shared:
@@ -129,21 +151,33 @@ class EvaluationStore:
             fingerprint: Fingerprint of weights, samples, arithmetic and metric.
             keys: Policies as :func:`policy_key` gives them.
         """
+        self._check_text("fingerprint", fingerprint)
         found: dict[bytes, float] = {}
         with self._reported():
             for i in range(0, len(keys), 500):
                 part = keys[i : i + 500]
                 marks = ",".join("?" * len(part))
-                found.update(
-                    self._database.execute(
-                        f"SELECT policy, difference FROM evaluations WHERE fingerprint = ? AND policy IN ({marks})",  # noqa: S608 - only question marks
-                        (fingerprint, *part),
-                    ).fetchall()
-                )
+                rows = self._database.execute(
+                    f"SELECT policy, difference FROM evaluations WHERE fingerprint = ? AND policy IN ({marks})",  # noqa: S608 - only question marks
+                    (fingerprint, *part),
+                ).fetchall()
+                found.update(self._rows(rows))
         return found
+
+    def _rows(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[bytes, float]]:
+        with reading(f"store {self.path}: holds an evaluation that none of ours is", StoreError):
+            return convert(rows, list[tuple[bytes, Number]])
+
+    def _check_text(self, what: str, given: object) -> None:
+        """Raise unless a fingerprint is one: it may come from a damaged file."""
+        if not isinstance(given, str) or not given.isprintable():
+            raise StoreError(
+                f"store {self.path}: asked for the {what} {given!r}; allowed: a text as the store gives it"
+            )
 
     def put(self, fingerprint: str, differences: Mapping[bytes, float]) -> None:
         """Add differences; on disk when this returns. What is already there stays as it is."""
+        self._check_text("fingerprint", fingerprint)
         rows = [(fingerprint, key, value) for key, value in differences.items()]
         with self._reported(), self._transaction():
             self._database.executemany(
@@ -171,7 +205,9 @@ class EvaluationStore:
         """Return the number of evaluations of each fingerprint."""
         with self._reported():
             query = "SELECT fingerprint, count(*) FROM evaluations GROUP BY fingerprint ORDER BY min(id)"
-            return {str(row[0]): int(row[1]) for row in self._database.execute(query)}
+            rows = self._database.execute(query).fetchall()
+        with reading(f"store {self.path}: holds an evaluation of no fingerprint", StoreError):
+            return dict(convert(rows, list[tuple[Text, Whole]]))
 
     def archive(self, fingerprint: str, layers: int) -> tuple[IntArray, FloatArray]:
         """Return every evaluation of a fingerprint in the order they were added.
@@ -182,13 +218,26 @@ class EvaluationStore:
 
         Returns:
             Bit-widths int64 `(n, layers, 2)` and differences float64 `(n,)`.
+
+        Raises:
+            StoreError: A row is damaged, or of a network of another number of layers.
         """
+        self._check_text("fingerprint", fingerprint)
         with self._reported():
             rows = self._database.execute(
                 "SELECT policy, difference FROM evaluations WHERE fingerprint = ? ORDER BY id", (fingerprint,)
             ).fetchall()
-        bits = np.frombuffer(b"".join(row[0] for row in rows), dtype=np.uint8).astype(np.int64)
-        return bits.reshape(len(rows), layers, 2), np.array([row[1] for row in rows], dtype=np.float64)
+        found = self._rows(rows)
+        other = next((key for key, _ in found if len(key) != 2 * layers), None)
+        if other is not None:
+            raise StoreError(
+                f"store {self.path}: holds a policy of {len(other) // 2} layers under the fingerprint "
+                f"{fingerprint[:12]}...; the network has {layers}"
+            )
+        bits = np.frombuffer(b"".join(key for key, _ in found), dtype=np.uint8).astype(np.int64)
+        if not np.isin(bits, ALLOWED_BITS).all():
+            raise StoreError(f"store {self.path}: holds a policy with bit-widths other than {list(ALLOWED_BITS)}")
+        return bits.reshape(len(rows), layers, 2), np.array([value for _, value in found], dtype=np.float64)
 
     def close(self) -> None:
         """Close the file; the store can't be used after."""

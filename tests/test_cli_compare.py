@@ -86,7 +86,7 @@ def test_a_file_describes_real_networks(tmp_path):
         ('problems = "digits-bops"\nalgorithms = ["random"]', ArgumentError, "problems: given"),
         ('problem = ["digits-bops"]\nalgoritms = ["random"]', UnknownNameError, "did you mean 'algorithms'"),
         ('problems = ["a"]\nalgorithms = ["random"]\n[problem.a]\nmodell = "x"', UnknownNameError, "'model'"),
-        ('problems = ["a"]\nalgorithms = ["random"]\n[problem.a]\ncount = 3', ArgumentError, "given no model"),
+        ('problems = ["a"]\nalgorithms = ["random"]\n[problem.a]\ncount = 3', ArgumentError, "model is needed"),
         ('problems = ["a"]\nalgorithms = ["b"]\n[algorithm.b]\nname = "nsga22"', UnknownNameError, "nsga2"),
         ('problems = ["a"]\nalgorithms = ["b"]\n[algorithm.b]\nfunction = "nope:x"', ArgumentError, "no module"),
     ],

@@ -4,17 +4,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evoq_moo._files import read_json
+from msgspec import Struct
+
+from evoq_moo._schema import BitWidth, read_json
 from evoq_moo.calibration import CalibrationReport
-from evoq_moo.errors import FormatError, MissingFileError
+from evoq_moo.errors import MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.latency import LatencyTable
-from evoq_moo.run import FORMAT as RUN_FORMAT
+from evoq_moo.run import check_settings, read_settings
 from evoq_moo.sensitivity import SensitivityTable
 
 from ._known import KnownPolicies
 
 _CALIBRATED_FORMAT = "evoq-moo/calibrated"
+
+
+class _BitsData(Struct):
+    weight_bits: BitWidth
+    activation_bits: BitWidth
+
+
+class _CalibratedData(Struct):
+    layers: tuple[_BitsData, ...]
+    report: CalibrationReport
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +77,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
         raise MissingFileError(f"no such file or folder: {path}")
     if not (path / "run.json").is_file():
         raise MissingFileError(f"{path}: holds no run.json: it is not the folder of a run")
-    settings = _settings(read_json(path / "run.json", format_name=RUN_FORMAT, version=1).get("settings"))
+    settings = read_settings(path / "run.json")
     if calibrated is None and (path / "calibrated" / "calibrated.json").is_file():
         calibrated = path / "calibrated"
     report, bits = _calibration(calibrated)
@@ -98,12 +110,9 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
 def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
     front = ParetoFront.load(path)
     report, bits = _calibration(calibrated)
-    settings = _settings(front.provenance.get("settings"))
+    settings = front.provenance.get("settings")
+    settings = {} if settings is None else check_settings(str(path), settings)
     return RunData(name=path.name, front=front, settings=settings, calibration=report, calibrated_bits=bits)
-
-
-def _settings(found: object) -> dict[str, Any]:
-    return dict(found) if isinstance(found, dict) else {}
 
 
 def _known(
@@ -142,9 +151,5 @@ def _calibration(folder: str | Path | None) -> tuple[CalibrationReport | None, t
     if folder is None:
         return None, ()
     file = Path(folder) / "calibrated.json"
-    data = read_json(file, format_name=_CALIBRATED_FORMAT, version=1)
-    try:
-        bits = tuple((int(row["weight_bits"]), int(row["activation_bits"])) for row in data["layers"])
-        return CalibrationReport.from_json(data["report"]), bits
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{file}: not a calibrated network: {error}") from error
+    data = read_json(file, _CalibratedData, format_name=_CALIBRATED_FORMAT, version=1)
+    return data.report, tuple((row.weight_bits, row.activation_bits) for row in data.layers)

@@ -3,16 +3,18 @@
 import io
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
 
 from evoq_moo._files import write_atomically
-from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo._schema import Amount, Evaluations, Layout, Whole, parse_json, read_bytes, read_npz, reading
+from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
@@ -40,8 +42,8 @@ class RunKey:
     problem: str
     algorithm: str
     description: str
-    seed: int
-    budget: int
+    seed: Whole
+    budget: Evaluations
     charge_scan: bool
 
 
@@ -111,19 +113,27 @@ class Run:
             MissingFileError: No such file.
             FormatError: Not a run, damaged, or of an unknown version.
         """
-        with _opened(path) as (meta, file):
-            paid, X = int(meta["paid"]), file["X"].astype(np.int64)
+        meta, arrays = _read(path, _ARRAYS)
+        with reading(_damaged(path)):
+            X, F, G = arrays["X"].astype(np.int64), arrays["F"].astype(np.float64), arrays["G"].astype(np.float64)
             # Files from before there were screenings in studies have none.
-            between = file["between"] if "between" in file else np.zeros(len(X), dtype=np.int64)
+            between = arrays.get("between", np.zeros(len(X), dtype=np.int64)).astype(np.int64)
+            if not len(X) == len(F) == len(G) == len(between) or F.shape[1] < 1:
+                raise ValueError(f"arrays of shapes {[X.shape, F.shape, G.shape, between.shape]} are of no one run")
+            if np.isnan(F).any() or np.isnan(G).any():
+                raise ValueError("holds NaN")
+            spent = [meta.paid, len(X), *(int(n) for n in (between.min(initial=0), between.max(initial=0)))]
+            if min(spent) < 0 or max(spent) > meta.key.budget or meta.paid + len(X) + between.sum() > meta.key.budget:
+                raise ValueError(f"counts more evaluations than its budget of {meta.key.budget}, or fewer than none")
             return cls(
-                key=RunKey(**meta["key"]),
-                paid=paid,
+                key=meta.key,
+                paid=meta.paid,
                 X=X,
-                counts=paid + np.cumsum(between + 1),
-                F=file["F"],
-                G=file["G"],
-                seconds=float(meta["seconds"]),
-                problem_seconds=float(meta["problem_seconds"]),
+                counts=meta.paid + np.cumsum(between + 1),
+                F=F,
+                G=G,
+                seconds=meta.seconds,
+                problem_seconds=meta.problem_seconds,
             )
 
 
@@ -134,24 +144,37 @@ def load_key(path: Path) -> RunKey:
         MissingFileError: No such file.
         FormatError: Not a run, damaged, or of an unknown version.
     """
-    with _opened(path) as (meta, _):
-        return RunKey(**meta["key"])
+    return _read(path, {})[0].key
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}")
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            meta = json.loads(file["meta"].tobytes())
-            if (meta["format"], meta["version"]) != (FORMAT, 1):
-                raise FormatError(f"{path}: given {meta['format']!r} {meta['version']}; allowed: {FORMAT!r} 1")
-            yield meta, file
-    except FormatError:
-        raise
-    except Exception as error:
-        raise FormatError(f"{path}: not a run of a study, or damaged: {error!r}; remove it to do it again") from error
+class _Meta(Struct):
+    format: Literal["evoq-moo/study-run"]
+    version: Literal[1]
+    key: RunKey
+    paid: Evaluations
+    seconds: Amount
+    problem_seconds: Amount
+
+
+_META = {"meta": Layout(kinds="u", ndim=1)}
+_ARRAYS = {
+    "X": Layout(kinds="iu", ndim=2),
+    "F": Layout(kinds="f", ndim=2),
+    "G": Layout(kinds="f", ndim=2),
+    "between": Layout(kinds="iu", ndim=1, optional=True),
+}
+
+
+def _read(path: Path, layouts: Mapping[str, Layout]) -> tuple[_Meta, dict[str, npt.NDArray[Any]]]:
+    data = read_bytes(path)
+    # numpy and zipfile raise nearly anything on damaged archives.
+    with reading(_damaged(path), catch=(Exception,)):
+        arrays = read_npz(io.BytesIO(data), len(data), {**_META, **layouts})
+        return parse_json(arrays["meta"].tobytes(), _Meta), arrays
+
+
+def _damaged(path: Path) -> str:
+    return f"{path}: not a run of a study, or damaged (remove it to do it again)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

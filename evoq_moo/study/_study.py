@@ -9,10 +9,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.problem import Problem
 
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import MOST_EVALUATIONS, Evaluations, read_json
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.problems import get_problem
 from evoq_moo.progress import Tracker, track
@@ -27,6 +29,11 @@ FORMAT = "evoq-moo/study"
 STORE = "evaluations.sqlite"
 RETRIES = 3
 """Our choice: how often a pool of our own is made anew after a process died, without a run finished in between."""
+
+
+class _StudyData(Struct):
+    budget: Evaluations
+    charge_scan: bool
 
 
 class Study:
@@ -89,7 +96,7 @@ class Study:
         self.seeds = tuple(dict.fromkeys(check_count("seeds", seed, lowest=0) for seed in seeds))
         if not self.seeds:
             raise ArgumentError("seeds: given none; allowed: one or more")
-        self.budget = check_count("budget", budget)
+        self.budget = check_count("budget", budget, highest=MOST_EVALUATIONS)
         self.path = Path(path)
         if isinstance(executor, int):
             check_count("executor", executor)
@@ -118,11 +125,12 @@ class Study:
         file = self.path / "study.json"
         asked = {"budget": self.budget, "charge_scan": self._charge_scan}
         if file.exists():
-            found = read_json(file, format_name=FORMAT, version=1)
+            found = read_json(file, _StudyData, format_name=FORMAT, version=1)
             for name, value in asked.items():
-                if found.get(name) != value:
+                if getattr(found, name) != value:
                     raise ArgumentError(
-                        f"{name}: given {value!r}; the study in {self.path} has {found.get(name)!r}: give another path"
+                        f"{name}: given {value!r}; the study in {self.path} has {getattr(found, name)}: give another "
+                        "path"
                     )
             return
         write_atomically(file, json.dumps({"format": FORMAT, "version": 1, **asked}).encode())
