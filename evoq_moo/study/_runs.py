@@ -115,11 +115,12 @@ class Run:
         """
         meta, arrays = _read(path, _ARRAYS)
         with reading(_damaged(path)):
+            # Files from before there were screenings in studies have no `between`.
+            rows = {name: len(array) for name, array in arrays.items() if name in _ARRAYS}
+            if len(set(rows.values())) > 1 or rows["X"] > meta.key.budget or arrays["F"].shape[1] < 1:
+                raise ValueError(f"arrays of {rows} rows are of no one run of {meta.key.budget} evaluations")
             X, F, G = arrays["X"].astype(np.int64), arrays["F"].astype(np.float64), arrays["G"].astype(np.float64)
-            # Files from before there were screenings in studies have none.
             between = arrays.get("between", np.zeros(len(X), dtype=np.int64)).astype(np.int64)
-            if not len(X) == len(F) == len(G) == len(between) or F.shape[1] < 1:
-                raise ValueError(f"arrays of shapes {[X.shape, F.shape, G.shape, between.shape]} are of no one run")
             if np.isnan(F).any() or np.isnan(G).any():
                 raise ValueError("holds NaN")
             spent = [meta.paid, len(X), *(int(n) for n in (between.min(initial=0), between.max(initial=0)))]
