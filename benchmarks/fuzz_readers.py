@@ -703,7 +703,10 @@ def _limited() -> Iterator[None]:
 
 def _attempt(targets: Targets, reader: str, number: int, seed: int, scratch: Path) -> str:
     scratch.mkdir(parents=True)
-    read = targets.case(reader, number, seed, scratch)
+    try:
+        read = targets.case(reader, number, seed, scratch)
+    except Exception as error:  # the fuzzer's own
+        return f"the fuzzer: {error!r}"[:400]
     try:
         with _limited():
             read()
@@ -721,14 +724,20 @@ def _batch(targets: Targets, reader: str, cases: range, seed: int, scratch: Path
     child = os.fork()
     if child == 0:
         os.close(read_end)
+        number = cases.start
         with os.fdopen(write_end, "w") as pipe, (scratch.parent / "stderr").open("w") as silence:
             os.dup2(silence.fileno(), 2)
-            for number in cases:
-                current[:8] = number.to_bytes(8, "little")
-                wrong = _attempt(targets, reader, number, seed, scratch / str(number))
-                if wrong:
-                    pipe.write(json.dumps([number, wrong]) + "\n")
-                    pipe.flush()
+            try:
+                for number in cases:
+                    current[:8] = number.to_bytes(8, "little")
+                    wrong = _attempt(targets, reader, number, seed, scratch / str(number))
+                    if wrong:
+                        pipe.write(json.dumps([number, wrong]) + "\n")
+                        pipe.flush()
+            except BaseException as error:  # nothing of this process may go on in the parent's code
+                pipe.write(json.dumps([number, f"the process ended: {error!r}"[:400]]) + "\n")
+                pipe.flush()
+                os._exit(1)
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end) as pipe:
@@ -740,7 +749,7 @@ def _batch(targets: Targets, reader: str, cases: range, seed: int, scratch: Path
     number = int.from_bytes(current[:8], "little")
     signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     hang = signalled == signal.SIGPROF
-    found[number] = f"took more than {SECONDS:g} s" if hang else f"the process died (signal {signalled})"
+    found.setdefault(number, f"took more than {SECONDS:g} s" if hang else f"the process died (signal {signalled})")
     return number - cases.start + 1, found
 
 

@@ -82,7 +82,9 @@ def shortened(text: str) -> str:
     Args:
         text: The message.
     """
-    text = text[: 25 * _MESSAGE].encode("utf-8", "backslashreplace").decode()
+    if len(text) > 20 * _MESSAGE:
+        text = text[: 10 * _MESSAGE] + text[-10 * _MESSAGE :]
+    text = text.encode("utf-8", "backslashreplace").decode()
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
     if len(text) <= QUOTE:
         return text

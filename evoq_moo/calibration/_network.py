@@ -237,8 +237,11 @@ def check_parameters(p: LayerParameters) -> None:
         raise ValueError(f"layer {p.name!r} has weights, scales or a bias that are not finite float32 numbers")
     if p.weight_levels is not None and p.weight_scales is not None:
         lowest, highest = weight_range(p.weight_bits)
+        if p.weight_levels.dtype != torch.int8 or not p.weight_levels.numel():
+            shape = tuple(p.weight_levels.shape)
+            raise ValueError(f"layer {p.name!r} has levels of {p.weight_levels.dtype} and shape {shape}; allowed: int8")
         low, high = (int(v) for v in torch.aminmax(p.weight_levels))
-        if p.weight_levels.dtype != torch.int8 or low < lowest or high > highest:
+        if low < lowest or high > highest:
             raise ValueError(f"layer {p.name!r} has levels {low}..{high}; {p.weight_bits} bits: {lowest}..{highest}")
         if not (p.weight_scales > 0).all():
             raise ValueError(f"layer {p.name!r} has scales that are not positive numbers")
