@@ -154,6 +154,20 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> None:
         raise UnknownNameError(f"{argument}: unknown name {name!r}; {nearest(str(name), names)}")
 
 
+def check_text(argument: str, value: str | None) -> None:
+    """Raise unless a name or path can be written to a file as UTF-8 and read again; None is fine.
+
+    Args:
+        argument: The argument's name, for the message.
+        value: What was given.
+
+    Raises:
+        ArgumentError: It holds a lone surrogate (of a file name that is not UTF-8) or a zero byte.
+    """
+    if value is not None and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise ArgumentError(f"{argument}: given {value!r}; allowed: text in UTF-8 without zero bytes")
+
+
 def check_count(argument: str, value: object, *, lowest: int = 1, highest: int = 2**63 - 1) -> int:
     """Return a count or a seed.
 

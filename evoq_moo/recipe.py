@@ -17,7 +17,7 @@ from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
 from evoq_moo.engines import EngineName
-from evoq_moo.errors import ArgumentError, FormatError, check_name
+from evoq_moo.errors import ArgumentError, FormatError, check_name, check_text
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
@@ -66,6 +66,8 @@ class Recipe:
     classes: Few | None = None
 
     def __post_init__(self) -> None:
+        for name in ("model", "weights", "samples"):
+            check_text(name, getattr(self, name))
         if self.difference == "auto" and ":" not in self.model and self.model in zoo.names():
             detects = zoo.entry(self.model).task == "detection"
             object.__setattr__(self, "difference", DETECTION_DEFAULT if detects else CLASSIFICATION_DEFAULT)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from evoq_moo._schema import BitWidth, Extent, Text, convert, reading
-from evoq_moo.errors import ArgumentError, BitWidthError, check_name
+from evoq_moo.errors import ArgumentError, BitWidthError, check_name, check_text
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -180,6 +180,8 @@ class SearchSpace:
             UnknownNameError: `pinned` or `overrides` name an unknown layer or key.
         """
         names = [layer.name for layer in layers]
+        for name in names:
+            check_text("layers", name)
         pinned = dict(pinned or {})
         overrides = dict(overrides or {})
         for name in pinned:

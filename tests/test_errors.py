@@ -4,7 +4,16 @@ import pickle
 
 import pytest
 
-from evoq_moo.errors import QUOTE, ArgumentError, EvoqError, FormatError, MissingFileError, StoreError, check_count
+from evoq_moo.errors import (
+    QUOTE,
+    ArgumentError,
+    EvoqError,
+    FormatError,
+    MissingFileError,
+    StoreError,
+    check_count,
+    check_text,
+)
 
 
 @pytest.mark.parametrize("kind", [ArgumentError, FormatError, MissingFileError, StoreError])
@@ -34,6 +43,14 @@ def test_words_and_messages_without_end_are_cut():
     assert len(str(FormatError(f"/folder/{'x' * 10_000}/end is missing"))) < 600
     assert len(str(FormatError("word " * 10_000))) <= 4000
     assert len(str(FormatError("(['" * 10**6))) <= 4000
+
+
+def test_names_that_no_file_can_hold_are_refused_before_anything_is_written():
+    check_text("samples", "photos \u00e9")
+    check_text("samples", None)
+    for given in ("photos\udcff", "a\0b"):
+        with pytest.raises(ArgumentError, match="samples: given .*; allowed: text in UTF-8"):
+            check_text("samples", given)
 
 
 def test_counts_have_a_highest_value():

@@ -229,3 +229,9 @@ def test_damaged_data_is_refused(damage):
     SearchSpace.from_json(data)
     with pytest.raises((KeyError, TypeError, ValueError)):
         SearchSpace.from_json(data | damage)
+
+
+def test_a_layer_whose_name_no_file_can_hold_is_refused():
+    layer = LayerInfo(name="a\ud800", kind="Linear", params=1, macs=1)
+    with pytest.raises(ArgumentError, match=r"layers: given 'a\\ud800'; allowed: text in UTF-8"):
+        SearchSpace.build([layer], weight_bits=[2], activation_bits=[2])
