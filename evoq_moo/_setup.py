@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
-from evoq_moo.engines.reference import QuantizedLayer
-from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError
-from evoq_moo.layers import weight_of, weight_rows
+from evoq_moo.errors import NonFiniteError
+from evoq_moo.graph import Samples, first_nonfinite, run, weight_of
 from evoq_moo.progress import track
 from evoq_moo.ranges import ActivationHistogram, LayerRanges, activation_range_of, weight_scales
 from evoq_moo.space import QUANTIZED_BITS
@@ -22,23 +21,6 @@ from evoq_moo.space import QUANTIZED_BITS
 
 class _Observe(Protocol):
     def __call__(self, name: str, x: Tensor) -> None: ...
-
-
-def check_samples(samples: object) -> Tensor:
-    """Return samples that a network can be measured on.
-
-    Raises:
-        ArgumentError: Not a float32 tensor `(samples, ...)` of finite values with at least one sample.
-    """
-    if not isinstance(samples, Tensor) or samples.dtype != torch.float32 or samples.dim() < 2 or len(samples) == 0:
-        given = f"{samples.dtype} {tuple(samples.shape)}" if isinstance(samples, Tensor) else type(samples).__name__
-        raise ArgumentError(
-            f"samples: given {given}; allowed: a float32 tensor (samples, ...) with at least one sample"
-        )
-    if not torch.isfinite(samples).all():
-        bad = (~torch.isfinite(samples).flatten(1).all(dim=1)).nonzero().flatten().tolist()
-        raise ArgumentError(f"samples: NaN or infinity in samples {bad[:10]}; allowed: finite values")
-    return samples
 
 
 @contextmanager
@@ -61,31 +43,7 @@ def observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Ite
             handle.remove()
 
 
-def first_nonfinite(network: nn.Module, batch: Tensor) -> str | None:
-    """Return the name of the first module whose result on a batch holds NaN or infinity, if any."""
-    found: list[str] = []
-
-    def hook(_module: nn.Module, _args: Any, output: Any, name: str) -> None:
-        if not found and isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
-            found.append(name)
-
-    modules = dict(network.named_modules())
-    wrapped = {module.layer for module in modules.values() if isinstance(module, QuantizedLayer)}
-    handles = [
-        module.register_forward_hook(lambda m, a, o, name=name: hook(m, a, o, name))
-        for name, module in modules.items()
-        if module not in wrapped
-    ]
-    try:
-        with torch.no_grad():
-            network(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else None
-
-
-def check_finite(heads: Sequence[Tensor], network: nn.Module, batches: Sequence[Tensor], what: str) -> None:
+def check_finite(heads: Sequence[Tensor], network: nn.Module, batches: Sequence[Samples], what: str) -> None:
     """Raise unless every head is finite.
 
     Args:
@@ -105,12 +63,12 @@ def check_finite(heads: Sequence[Tensor], network: nn.Module, batches: Sequence[
 
 
 def tabulate(
-    network: nn.Module, batches: Sequence[Tensor], names: Sequence[str], pool: ComputePool, *, progress: bool
+    network: nn.Module, batches: Sequence[Samples], names: Sequence[str], pool: ComputePool, *, progress: bool
 ) -> tuple[list[Tensor], dict[str, LayerRanges]]:
     """Run the float network on the samples twice and tabulate every layer's ranges.
 
     Args:
-        network: The folded float network.
+        network: The float network.
         batches: Micro-batches of the samples.
         names: The quantizable layers. Ranges are made for every bit-width from 2 to 8, whatever a search allows,
             so that they (and the fingerprint of an evaluation) do not depend on the search space.
@@ -120,39 +78,24 @@ def tabulate(
     Returns:
         The float heads, and the ranges of each layer by name.
 
-    Raises:
-        NetworkError: The network can't run on the samples.
-        NonFiniteError: Its output is not finite.
     """
     modules = dict(network.named_modules())
     histograms = {name: ActivationHistogram() for name in names}
     with track(2 * len(batches) + len(names), "tabulating ranges", enabled=progress) as bar:
 
-        def run(batch: Tensor) -> list[Tensor]:
-            heads = heads_of(network(batch))
+        def observe(batch: Samples) -> list[Tensor]:
+            heads = heads_of(run(network, batch))
             bar.advance()
             return heads
 
         with observed(network, names, lambda name, x: histograms[name].observe_extremes(x)):
-            try:
-                parts = pool.map(run, batches)
-            except (RuntimeError, ValueError, TypeError) as error:
-                shape = tuple(batches[0].shape)
-                raise NetworkError(f"the network can't run on a batch of shape {shape}: {error}") from error
-        for part in parts:
-            if any(len(head) != len(batch) for batch, p in zip(batches, parts, strict=True) for head in p):
-                shapes = [tuple(head.shape) for head in part]
-                raise NetworkError(
-                    f"heads must have one row for each sample; a batch of {len(batches[0])} gave {shapes}"
-                )
+            parts = pool.map(observe, batches)
         heads = [torch.cat(head) for head in zip(*parts, strict=True)]
-        check_finite(heads, network, batches, "the float network")
         with observed(network, names, lambda name, x: histograms[name].observe_counts(x)):
-            pool.map(run, batches)
+            pool.map(observe, batches)
 
         def ranges_of(name: str) -> LayerRanges:
-            layer = modules[name]
-            rows = weight_rows(weight_of(layer), layer)
+            rows = weight_of(modules[name]).flatten(1)
             found = LayerRanges(
                 weight_scales={b: weight_scales(rows, b) for b in QUANTIZED_BITS},
                 activation={b: activation_range_of(histograms[name], b) for b in QUANTIZED_BITS},

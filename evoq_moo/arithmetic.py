@@ -46,11 +46,9 @@ def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tenso
     return levels.sub(zero_point).mul_(scale)
 
 
-def per_channel(scale: Tensor, weight: Tensor, channel_dim: int) -> Tensor:
-    """Return scales `(channels,)` shaped to broadcast over dimension `channel_dim` of a weight."""
-    shape = [1] * weight.dim()
-    shape[channel_dim] = -1
-    return scale.reshape(shape)
+def per_channel(scale: Tensor, weight: Tensor) -> Tensor:
+    """Return scales `(out,)` shaped to broadcast over a weight `(out, ...)`."""
+    return scale.reshape(-1, *(1,) * (weight.dim() - 1))
 
 
 def fake_quantize_weight(weight: Tensor, scale: Tensor, bits: int, channel_dim: int = 0) -> Tensor:

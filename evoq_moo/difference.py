@@ -5,6 +5,7 @@ heads. Each head counts equally. All sums run in float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -144,3 +145,44 @@ def resolve(difference: str | Metric) -> tuple[str, Metric]:
     module = getattr(difference, "__module__", "")
     name = getattr(difference, "__qualname__", type(difference).__qualname__)
     return f"{module}.{name}", difference
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Makes an output of its tensors: the output itself with numbers in the place of its tensors."""
+
+    nesting: Any
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        return _map(self.nesting, _Leaf, lambda leaf: tensors[leaf.index])
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    index: int
+
+
+def _map(part: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    if isinstance(part, kind):
+        return function(part)
+    if isinstance(part, Mapping):
+        changed = {key: _map(value, kind, function) for key, value in part.items()}
+        return changed if type(part) is dict else type(part)(changed)
+    if isinstance(part, tuple) and hasattr(part, "_fields"):
+        return type(part)(*(_map(value, kind, function) for value in part))
+    if isinstance(part, list | tuple):
+        return type(part)(_map(value, kind, function) for value in part)
+    if part is not None and hasattr(part, "__dataclass_fields__"):
+        return replace(part, **{n: _map(getattr(part, n), kind, function) for n in part.__dataclass_fields__})
+    return part
+
+
+def skeleton(output: Any) -> tuple[list[Tensor], Rebuild]:
+    leaves: list[Tensor] = []
+
+    def take(tensor: Tensor) -> _Leaf:
+        leaves.append(tensor)
+        return _Leaf(len(leaves) - 1)
+
+    nesting = _map(output, Tensor, take)
+    return leaves, Rebuild(nesting)

@@ -21,10 +21,11 @@ from evoq_moo._schema import read_bytes, reading
 from evoq_moo._setup import digest, network_fingerprint
 from evoq_moo._tensors import read_tensors
 from evoq_moo.errors import ArgumentError, FormatError, NetworkError, check_count
-from evoq_moo.layers import NORMS
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.progress import Tracker, track
 from evoq_moo.zoo._digits import cache_folder
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 logger = logging.getLogger("evoq_moo")
 

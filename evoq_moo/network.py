@@ -10,14 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from evoq_moo import arithmetic
 from evoq_moo._compute import ComputePool
 from evoq_moo._setup import (
     check_finite,
-    check_samples,
     digest,
     network_fingerprint,
     ranges_fingerprint,
@@ -34,9 +32,31 @@ from evoq_moo.engines import (
     arithmetic_of,
     integer_supported,
 )
-from evoq_moo.engines.reference import replace_layers
-from evoq_moo.errors import ArgumentError, NonFiniteError, check_count, check_name
-from evoq_moo.layers import Discovery, discover, fold_batch_norm, weight_of
+from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError, check_count, check_name
+from evoq_moo.graph import (
+    LARGEST_ERROR,
+    GraphNetwork,
+    Prepared,
+    Samples,
+    bias_of,
+    changes_its_input,
+    check_alone,
+    check_samples,
+    count,
+    device_of,
+    first_apart,
+    float_outputs,
+    leaves,
+    map_samples,
+    own_copy,
+    prepare,
+    relative_error,
+    rows,
+    split,
+    untouched,
+    weight_of,
+)
+from evoq_moo.quantizer import LayerParameters, parameters_of, quantized_copy
 from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
 
 logger = logging.getLogger("evoq_moo")
@@ -66,18 +86,21 @@ class QuantizedModule(nn.Module):
     Attributes:
         network: The network with its layers quantized.
         policy: The policy.
+        layers: What each quantized layer computes with, in policy order.
         reference: The float network; not a submodule, so not in `parameters()` or `state_dict()`.
         preprocess: The float network's attribute of that name, if it has one (networks of the zoo do).
     """
 
     reference: nn.Module
 
-    def __init__(self, *, network: nn.Module, policy: Policy, reference: nn.Module) -> None:
+    def __init__(self, *, layers: Sequence[LayerParameters], policy: Policy, reference: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = quantized_copy(reference, layers)
         self.policy = policy
+        self.layers = tuple(layers)
         self.__dict__["reference"] = reference
         self.preprocess: Any = getattr(reference, "preprocess", None)
+        self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the quantized network."""
@@ -87,12 +110,17 @@ class QuantizedModule(nn.Module):
 class QuantizedNetwork:
     """A pre-trained network made ready to be quantized by any policy.
 
-    The given module is copied and never changed. BatchNorm is folded, the quantizable layers are found by running
-    one sample, and clipping ranges are tabulated from the samples for every layer and bit-width from 2 to 8.
+    The given module is copied and never changed. It is captured once as a graph, on which BatchNorm is folded and the
+    quantizable layers are found: products with a constant weight, however they are written. Before anything is
+    searched, all samples check that the graph computes what the module computes, that the module repeats itself and
+    that each sample's output depends on that sample alone. Clipping ranges are tabulated from the samples for every
+    layer and bit-width from 2 to 8. What torch.export can't capture is quantized module by module instead, by the
+    reference engine, and `notes` says so.
 
     Args:
-        model: The pre-trained network; it is used in evaluation mode.
-        samples: Float32 `(samples, ...)`, as the network takes them.
+        model: The pre-trained network; it is used in evaluation mode, in float32.
+        samples: Float32 or integers `(samples, ...)`, as the network takes them; a tuple of such tensors is its
+            positional arguments, a mapping its keyword arguments.
         weight_bits: Bit-widths the search may give to weights: any of 2..8, 16 and 32 (not quantized).
         activation_bits: The same for each layer's input. One value, e.g. ``[8]`` or ``[32]``, searches weights only.
         pinned: ``"ends"`` holds the layers that no layer feeds and those that feed none at 8 bits (the field's
@@ -115,7 +143,9 @@ class QuantizedNetwork:
         progress: Show progress of the set-up on a terminal.
 
     Attributes:
-        network: The folded float network.
+        network: The float network as it is quantized: captured, its layers submodules under their names.
+        graph: What it does; None where it runs module by module.
+        prepared: What was found in it.
         samples: The samples.
         space: The search space.
         ranges: Clipping ranges of each layer by name.
@@ -123,6 +153,7 @@ class QuantizedNetwork:
         metric: Name of the difference.
         notes: What a user should know of the network, one sentence each.
         identity: Fingerprint of the pre-trained network alone.
+        float_error: Largest distance of the captured network's outputs to the given one's, of their largest value.
         engine_name: The engine that computes policies.
         fingerprint: Fingerprint of weights, samples, arithmetic and metric: with a policy, it determines a difference.
 
@@ -136,7 +167,7 @@ class QuantizedNetwork:
     def __init__(
         self,
         model: nn.Module,
-        samples: Tensor,
+        samples: Samples,
         *,
         weight_bits: Iterable[int] = range(2, 9),
         activation_bits: Iterable[int] = range(2, 9),
@@ -149,86 +180,144 @@ class QuantizedNetwork:
         threads: int | None = None,
         progress: bool = True,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ArgumentError(f"model: given {type(model).__name__}; allowed: a torch.nn.Module")
-        self.samples = check_samples(samples)
+        given = check_samples(samples)
         allowed_weight_bits = check_bits("weight_bits", weight_bits)
         allowed_activation_bits = check_bits("activation_bits", activation_bits)
-        if difference == "auto":
-            difference = DETECTION_DEFAULT if getattr(model, "decoder", None) is not None else CLASSIFICATION_DEFAULT
-        self.metric, self._difference = resolve(difference)
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
         check_name("engine", engine, ("auto", "reference", "integer"))
+        if difference == "auto":
+            difference = DETECTION_DEFAULT if getattr(model, "decoder", None) is not None else CLASSIFICATION_DEFAULT
+        self.metric, self._difference = resolve(difference)
         self._engine: Engine | None = None
         # The engine holds one policy at a time.
         self._lock = threading.RLock()
 
-        self.network = copy.deepcopy(model).eval().requires_grad_(False)
-        sample = self.samples[:1]
-        self.identity = network_fingerprint(self.network)
-        folded = self._pool.run(lambda: fold_batch_norm(self.network, sample))
-        self.discovery: Discovery = self._pool.run(lambda: discover(self.network, sample, folded))
-        self.notes = self.discovery.notes
-        for note in self.notes:
-            logger.info("%s", note)
-        self.space = SearchSpace.build(
-            self.discovery.layers,
-            weight_bits=allowed_weight_bits,
-            activation_bits=allowed_activation_bits,
-            pinned=self._pinned(pinned),
-            tied=tied,
-            overrides=overrides,
-        )
-        self.float_heads, self.ranges = tabulate(
-            self.network, self._batches, self.space.layer_names, self._pool, progress=progress
-        )
-        self.engine_name = self._chosen_engine(engine)
+        with untouched():
+            # The caller's own tensors are never handed to a network.
+            self.samples: Samples = map_samples(lambda tensor: tensor.detach().clone(), given)
+            own, self.notes = own_copy(model)
+            self.identity = network_fingerprint(own)
+            outputs = self._checked_outputs(own)
+            self.prepared: Prepared = self._pool.run(
+                lambda: prepare(own, self.samples, micro_batch=min(self._batch_size, count(self.samples)))
+            )
+            self.network, self.graph = self.prepared.network, self.prepared.graph
+            self.space = SearchSpace.build(
+                self.prepared.layers,
+                weight_bits=allowed_weight_bits,
+                activation_bits=allowed_activation_bits,
+                pinned=self._pinned(pinned),
+                tied=tied,
+                overrides=overrides,
+            )
+            self.float_heads, self.ranges = tabulate(
+                self.network, self._batches, self.space.layer_names, self._pool, progress=progress
+            )
+            self.float_error = self._checked_error(own, outputs)
+        self.notes += self.prepared.notes
         # A metric that can't judge this network's output should say so now, not after an hour of search.
         self._measure(self.float_heads)
+        self.engine_name, self.engine_reason = self._chosen_engine(engine)
+        for note in self.notes:
+            logger.info("%s", note)
         products = arithmetic_of(self.engine_name)
         self.fingerprint = digest(
             self.identity.encode(),
-            tensor_bytes(self.samples),
+            *(tensor_bytes(tensor) for tensor in leaves(self.samples)),
+            *(tensor_bytes(head) for head in self.float_heads),
             ranges_fingerprint(self.ranges).encode(),
             f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
             self.metric.encode(),
         )
+
+    def _checked_outputs(self, own: nn.Module) -> list[Tensor]:
+        """Return the given network's outputs on all samples, once it has shown that they can be relied on."""
+        outputs = float_outputs(own, self.samples, self._batch_size, self._pool)
+        check_alone(own, self.samples, outputs, self._batch_size, self._pool)
+        first = rows(self.samples, slice(0, self._batch_size))
+        if self._pool.run(lambda: changes_its_input(own, first)):
+            self.notes += ("forward changes its input in place; it is given copies",)
+        return outputs
+
+    def _checked_error(self, own: nn.Module, outputs: Sequence[Tensor]) -> float:
+        """Return how far the captured network's outputs are from the given one's.
+
+        Raises:
+            NetworkError: Too far: it computes something else. The message names the first module where they part.
+        """
+        error = relative_error(outputs, self.float_heads)
+        if error > LARGEST_ERROR:
+            first = rows(self.samples, slice(0, self._batch_size))
+            where = self._pool.run(lambda: first_apart(own, self.network, first))
+            raise NetworkError(
+                f"model: its captured graph computes something else (relative error {error:.2g} on the samples), first "
+                f"in {where!r}; please report the module"
+            )
+        return error
 
     def _pinned(self, pinned: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
         if isinstance(pinned, Mapping):
             return dict(pinned)
         if isinstance(pinned, str):
             check_name("pinned", pinned, ("ends", "none"))
-            ends = self.discovery.first + self.discovery.last
+            ends = self.prepared.first + self.prepared.last
             return dict.fromkeys(ends, PINNED_BITS) if pinned == "ends" else {}
         return dict.fromkeys(pinned, PINNED_BITS)
 
     @property
-    def _batches(self) -> Sequence[Tensor]:
-        return torch.split(self.samples, self._batch_size)
+    def _batches(self) -> Sequence[Samples]:
+        return split(self.samples, self._batch_size)
 
-    def _chosen_engine(self, engine: EngineName) -> str:
-        if engine != "auto":
-            return engine
-        supported, reason = self._pool.run(integer_supported)
-        if supported and self.samples.device.type != "cpu":
-            supported, reason = False, f"the samples are on {self.samples.device}"
-        if not supported:
-            logger.info("the reference engine is used: %s", reason)
-        return IntegerEngine.name if supported else ReferenceEngine.name
+    def _chosen_engine(self, engine: EngineName) -> tuple[str, str]:
+        """Return the engine that computes policies, checked, and why it is not the integer engine."""
+        reason = ""
+        supported, unsupported = self._pool.run(integer_supported)
+        if engine == ReferenceEngine.name:
+            reason = "it was asked for"
+        elif self.graph is None:
+            reason = f"the network is quantized module by module: {self.prepared.reason}"
+        elif not supported:
+            reason = unsupported
+        elif device_of(self.samples).type != "cpu":
+            reason = f"the samples are on {device_of(self.samples)}"
+        else:
+            try:
+                made = self._integer_engine()
+                made.check(self.float_heads, LARGEST_ERROR)
+                self._engine = made
+            except Exception as error:
+                if engine != "auto":
+                    raise
+                reason = f"the integer engine can't run this network: {type(error).__name__}: {str(error)[:300]}"
+        if reason and engine == IntegerEngine.name:
+            raise ArgumentError(f"engine: 'integer' can't be used: {reason}; allowed: 'reference' or 'auto'")
+        if reason and engine == "auto":
+            self.notes += (f"the reference engine is used: {reason}",)
+        return (ReferenceEngine.name if reason else IntegerEngine.name), reason
+
+    def _integer_engine(self) -> IntegerEngine:
+        if not isinstance(self.network, GraphNetwork):
+            raise NetworkError("network: the integer engine needs the network as a graph")
+        return IntegerEngine(
+            network=self.network,
+            samples=self.samples,
+            layers=self.space.layers,
+            ranges=self.ranges,
+            pool=self._pool,
+        )
 
     @property
     def engine(self) -> Engine:
         """The engine that computes policies, made on first use."""
         if self._engine is None:
-            network = copy.deepcopy(self.network)
             if self.engine_name == IntegerEngine.name:
-                self._engine = IntegerEngine(network=network, samples=self.samples, ranges=self.ranges, pool=self._pool)
+                self._engine = self._integer_engine()
             else:
                 self._engine = ReferenceEngine(
-                    network=network,
+                    network=copy.deepcopy(self.network),
                     samples=self.samples,
+                    layers=self.space.layers,
                     ranges=self.ranges,
                     batch_size=self._batch_size,
                     pool=self._pool,
@@ -291,7 +380,8 @@ class QuantizedNetwork:
     def _finite_difference(self, heads: list[Tensor], bits: IntArray) -> float:
         if not all(head.isfinite().all() for head in heads):
             policy = Policy.from_array(self.space.layer_names, bits)
-            check_finite(heads, self.apply(policy).network, self._batches, f"the network under {bits.tolist()}")
+            applied = QuantizedNetwork.apply(self, policy).network
+            check_finite(heads, applied, self._batches, f"the network under {bits.tolist()}")
         return self._measure(heads)
 
     def evaluate(self, policy: Policy) -> Evaluation:
@@ -321,12 +411,18 @@ class QuantizedNetwork:
         Raises:
             ArgumentError: The policy is of another network's layers.
         """
-        bits = self._bits_of(policy)
-        network = copy.deepcopy(self.network)
-        wrapped = replace_layers(network, self.ranges)
-        for layer, (w, a) in zip(wrapped, bits.tolist(), strict=True):
-            layer.set_bits(w, a, float_weight=weight_of(layer.layer))
-        return QuantizedModule(network=network, policy=policy, reference=self.network).eval()
+        parameters = self.parameters_of(self._bits_of(policy))
+        return QuantizedModule(layers=parameters, policy=policy, reference=self.network)
+
+    def parameters_of(self, bits: npt.ArrayLike) -> tuple[LayerParameters, ...]:
+        """Return what each layer computes with under bit-widths `(layers, 2)`, before any calibration."""
+        modules = dict(self.network.named_modules())
+        return tuple(
+            parameters_of(
+                info, weight_of(modules[info.name]), bias_of(modules[info.name]), self.ranges[info.name], pair
+            )
+            for info, pair in zip(self.space.layers, np.asarray(bits).tolist(), strict=True)
+        )
 
     def _bits_of(self, policy: Policy) -> IntArray:
         if policy.layers != self.space.layer_names:

@@ -14,7 +14,7 @@ from evoq_moo._setup import observed
 from evoq_moo.detection._decode import HEADS
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import ArgumentError, NonFiniteError, check_name
-from evoq_moo.layers import discover
+from evoq_moo.graph import prepare
 from evoq_moo.progress import track
 
 RANDOM = "random"
@@ -90,7 +90,10 @@ def _rows_of(
     progress: bool,
 ) -> npt.NDArray[np.float64]:
     pool = ComputePool(threads=1)
-    last = discover(network, source.batch(candidates[:1], preprocess)).last if choose == "k-center" else ()
+    last: tuple[str, ...] = ()
+    if choose == "k-center":
+        found = pool.run(lambda: prepare(network, source.batch(candidates[:2], preprocess)))
+        network, last = found.network, found.last
     parts: list[Tensor] = []
     with track(len(candidates), "looking at images", enabled=progress) as bar:
         for start in range(0, len(candidates), MICRO_BATCH):

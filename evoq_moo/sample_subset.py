@@ -10,6 +10,7 @@ import torch
 
 from evoq_moo._setup import digest
 from evoq_moo.errors import ArgumentError
+from evoq_moo.graph import count, device_of, rows
 from evoq_moo.network import QuantizedNetwork
 
 
@@ -29,11 +30,12 @@ class SampleSubset(QuantizedNetwork):
         if type(network) is not QuantizedNetwork:
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork itself")
         chosen = [int(i) for i in samples]
-        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= i < len(network.samples) for i in chosen):
-            raise ArgumentError(f"samples: given {chosen}; allowed: different indices below {len(network.samples)}")
+        number = count(network.samples)
+        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= i < number for i in chosen):
+            raise ArgumentError(f"samples: given {chosen}; allowed: different indices below {number}")
         self.__dict__.update(network.__dict__)
-        index = torch.tensor(chosen, device=network.samples.device)
-        self.samples = network.samples[index]
+        index = torch.tensor(chosen, device=device_of(network.samples))
+        self.samples = rows(network.samples, index)
         self.float_heads = [head[index] for head in network.float_heads]
         self.fingerprint = digest(network.fingerprint.encode(), f"samples {chosen}".encode())
         self._engine = None

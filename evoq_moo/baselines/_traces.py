@@ -21,7 +21,7 @@ from evoq_moo._compute import ComputePool
 from evoq_moo.arithmetic import activation_range, dequantize, quantize
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import NetworkError, NonFiniteError
-from evoq_moo.layers import weight_of
+from evoq_moo.graph import Samples, count, run
 from evoq_moo.ranges import LayerRanges
 
 from ._roots import Probe, Root
@@ -95,14 +95,14 @@ class _Batches:
         modules = dict(self._network.named_modules())
         self.layers = {name: modules[name] for name in ranges}
         for layer in self.layers.values():  # layers that share a weight get one each
-            layer.weight = nn.Parameter(weight_of(layer).clone(), requires_grad=True)
+            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=True)
         self._weights: list[Any] = [layer.weight for layer in self.layers.values()]
         self._index = {name: i for i, name in enumerate(ranges)}
         self._ranges = ranges
         self._roots, self._probe, self._probes = roots, probe, probes
         self.inputs = _Inputs()
 
-    def run(self, b: int, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def run(self, b: int, batch: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what one micro-batch adds.
 
         Returns:
@@ -114,13 +114,13 @@ class _Batches:
         """
         self.inputs.given = []
         with torch.enable_grad():
-            heads = heads_of(self._network(batch))
+            heads = heads_of(run(self._network, batch))
         given, self.inputs.given = self.inputs.given, []
         used = [i for i, head in enumerate(heads) if head.requires_grad]
         if not used:
             raise NetworkError("the network's outputs have no gradient; allowed: a network that can be differentiated")
         weights = torch.zeros(self._probes, len(self.layers), dtype=torch.float64)
-        inputs = torch.zeros(self._probes, len(self.layers), len(batch), dtype=torch.float64)
+        inputs = torch.zeros(self._probes, len(self.layers), count(batch), dtype=torch.float64)
         targets = [*self._weights, *(x for _, x in given)]
         for k in range(self._probes):
             u = self._probe(k, b, heads)

@@ -10,7 +10,7 @@ import numpy as np
 
 from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
 from evoq_moo.errors import ArgumentError, check_count, check_name
-from evoq_moo.layers import channel_dim, weight_of
+from evoq_moo.graph import count, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
@@ -100,7 +100,7 @@ def _roots(network: QuantizedNetwork, loss: str) -> list[Root]:
             raise ArgumentError(
                 f"loss: 'kl' needs heads of logits (samples, ..., classes >= 2), given {tuple(head.shape)}; use 'nmse'"
             )
-    return [kl_root(len(network.samples), len(heads))] * len(heads)
+    return [kl_root(count(network.samples), len(heads))] * len(heads)
 
 
 def _weight_errors(network: QuantizedNetwork) -> dict[str, dict[int, float]]:
@@ -111,7 +111,7 @@ def _weight_errors(network: QuantizedNetwork) -> dict[str, dict[int, float]]:
         weight = weight_of(modules[name])
         errors[name] = {}
         for bits, scales in ranges.weight_scales.items():
-            scale = per_channel(scales.to(weight.device), weight, channel_dim(modules[name]))
+            scale = per_channel(scales.to(weight.device), weight)
             restored = dequantize(quantize(weight, scale, 0, *weight_range(bits)), scale, 0)
             errors[name][bits] = (restored - weight).double().square().sum().item()
     return errors

@@ -4,22 +4,20 @@ The last step of the EvoQ abstract ("the outputs and intermediate features are c
 details it leaves open: every choice here is ours, or that of the paper named beside it.
 """
 
-from evoq_moo.calibration._blocks import BlockOptions
 from evoq_moo.calibration._calibrate import calibrate
 from evoq_moo.calibration._in_loop import IN_LOOP, CalibratingNetwork, CalibratingRecipe
 from evoq_moo.calibration._layer_errors import layer_errors
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._report import CalibrationReport, StepReport
 from evoq_moo.calibration._steps import FULL, LIGHT, STEPS
+from evoq_moo.quantizer import LayerParameters
 
 __all__ = [
     "FULL",
     "IN_LOOP",
     "LIGHT",
     "STEPS",
-    "BlockOptions",
     "CalibratedNetwork",
     "CalibratingNetwork",
     "CalibratingRecipe",

@@ -9,16 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from evoq_moo.calibration._blocks import BlockOptions
-from evoq_moo.calibration._graph import CapturedNetwork
 from evoq_moo.calibration._micro_batches import cut
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.calibration._parameters import parameters_of
 from evoq_moo.calibration._report import CalibrationReport, StepReport
 from evoq_moo.calibration._steps import FITS_LEVELS, STEPS, Setting, State, check_steps
 from evoq_moo.calibration._walk import heads_of_candidate
 from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.graph import StagedNetwork, are_images, count, device_of, leaves
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
 from evoq_moo.space import Policy
@@ -33,7 +31,6 @@ def calibrate(
     mirror: bool | None = None,
     time_limit: float | None = None,
     seed: int = 0,
-    blocks: BlockOptions | None = None,
     progress: bool = True,
 ) -> CalibratedNetwork:
     """Adapt the parameters of a quantized network to its samples: no labels, no other images, same bit-widths.
@@ -41,12 +38,9 @@ def calibrate(
     Steps run in the given order, each on what the ones before left:
 
     - ``"equalize"``: channels that only a depthwise layer reads get one range, which costs nothing;
-    - ``"ranges"``: the clip range of each layer's input, for what the layer makes of it;
-    - ``"bias"``: each output channel's mean is the float network's;
     - ``"features"``: mean and spread, by bias and weight scales;
     - ``"rounding"``: levels and scales of each layer for the least error of its output (AdaRound's objective on the
       quantized network's inputs, solved directly), then its features;
-    - ``"blocks"``: rounding, input steps and biases of each block by gradient (BRECQ, LSQ, QDrop);
     - ``"outputs"``: scale and shift of each logit or head channel, shrunk by leave-one-out.
 
     ``"light"`` is equalize, features and outputs, ``"full"`` equalize, rounding and outputs.
@@ -64,12 +58,11 @@ def calibrate(
         policy: The bit-widths.
         steps: ``"light"``, ``"full"``, or names.
         folds: Parts of the cross-validation. Time grows with it: each step runs `folds + 1` times.
-        mirror: Whether to fit to mirror images too, which takes about half as long again; None: if ``"rounding"`` or
-            ``"blocks"`` is among the steps. Only samples `(N, channels, height, width)` have any.
-        time_limit: Seconds after which no further step or block begins; a pass over the layers is not interrupted.
+        mirror: Whether to fit to mirror images too, which takes about half as long again; None: if ``"rounding"`` is
+            among the steps. Only samples `(N, channels, height, width)` have any.
+        time_limit: Seconds after which no further step begins; a pass over the layers is not interrupted.
             Without it the result depends on the seed alone, not on the machine's speed or number of threads.
         seed: Of the parts and draws.
-        blocks: How blocks are learned.
         progress: Show progress on a terminal.
 
     Returns:
@@ -85,28 +78,25 @@ def calibrate(
         raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
     if not isinstance(policy, Policy) or policy.layers != network.space.layer_names:
         raise ArgumentError("policy: allowed: a Policy of this network's layers")
-    count = len(network.samples)
+    number = count(network.samples)
     check_count("folds", folds, lowest=2)
-    if folds > count:
-        raise ArgumentError(f"folds: given {folds}; allowed: 2..{count}, the number of samples")
+    if folds > number:
+        raise ArgumentError(f"folds: given {folds}; allowed: 2..{number}, the number of samples")
     check_count("seed", seed, lowest=0)
     if mirror is not None and not isinstance(mirror, bool):
         raise ArgumentError(f"mirror: given {mirror!r}; allowed: True, False or None")
-    images = network.samples.dim() == 4
+    images = are_images(network.samples)
     if mirror and not images:
-        shape = tuple(network.samples.shape)
+        shape = [tuple(tensor.shape) for tensor in leaves(network.samples)]
         raise ArgumentError(f"mirror: given True with samples {shape}; allowed with (N, channels, height, width)")
     if mirror is None:
         mirror = images and not FITS_LEVELS.isdisjoint(names)
     if time_limit is not None and not (isinstance(time_limit, int | float) and 0 < time_limit < math.inf):
         raise ArgumentError(f"time_limit: given {time_limit!r}; allowed: a positive number of seconds, or None")
-    if blocks is not None and not isinstance(blocks, BlockOptions):
-        raise ArgumentError(f"blocks: given {type(blocks).__name__}; allowed: BlockOptions")
-    if network.samples.device.type != "cpu":
-        raise ArgumentError(f"network: its samples are on {network.samples.device}; calibration runs on the CPU")
+    if device_of(network.samples).type != "cpu":
+        raise ArgumentError(f"network: its samples are on {device_of(network.samples)}; calibration runs on the CPU")
     with _one_thread(), torch.no_grad():
-        options = blocks or BlockOptions()
-        calibration = _Calibration(network, policy, folds=folds, mirror=mirror, seed=seed, blocks=options)
+        calibration = _Calibration(network, policy, folds=folds, mirror=mirror, seed=seed)
         return calibration.run(names, time_limit=time_limit, progress=progress)
 
 
@@ -132,31 +122,22 @@ class _Calibration:
         folds: int,
         mirror: bool,
         seed: int,
-        blocks: BlockOptions,
     ) -> None:
         self.started = time.monotonic()
         self.network = network
         self.folds = folds
         self.mirror = mirror
         self.seed = seed
-        self.cut = cut(network.samples, folds=folds, mirror=mirror, seed=seed)
-        largest, *others = self.cut.sizes
-        captured = CapturedNetwork(network.network, network.space.layer_names, network.samples, largest)
-        for size in others:
-            captured.prepare(size)
+        captured = StagedNetwork(network.network)
+        self.cut = cut(network.samples, folds=folds, mirror=mirror, seed=seed, size=captured.size)
         self.setting = Setting(
             network=captured,
             cut=self.cut,
             float_heads=[head[self.cut.order] for head in network.float_heads],
             pool=network.pool,
             seed=seed,
-            options=blocks,
         )
-        modules = dict(network.network.named_modules())
-        start = tuple(
-            parameters_of(name, modules[name], network.ranges[name], bits)
-            for name, bits in zip(policy.layers, policy.to_array().tolist(), strict=True)
-        )
+        start = network.parameters_of(policy.to_array())
         heads = heads_of_candidate(captured, self.cut.batches, start, network.pool)
         state = State(start, tuple(OutputMap.identity(head) for head in heads), heads)
         self.states: list[State] = [state] * (folds + 1)
@@ -197,7 +178,7 @@ class _Calibration:
                 held_out_after=held_before,
                 seconds=0.0,
             )
-        result = STEPS[name].run(replace(self.setting, deadline=deadline, advance=advance), self.states)
+        result = STEPS[name].run(replace(self.setting, advance=advance), self.states)
         states = result.states
         after, held_after = self._differences(states)
         rows = self.cut.rows
@@ -218,7 +199,6 @@ class _Calibration:
             held_out_before=held_before,
             held_out_after=held_after,
             seconds=time.monotonic() - begun,
-            cut_short=result.cut,
         )
 
     def _differences(self, states: Sequence[State]) -> tuple[float, float]:

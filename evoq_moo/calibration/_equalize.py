@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.calibration._graph import CapturedNetwork, float_call, run_stage
+from evoq_moo.arithmetic import per_channel
 from evoq_moo.calibration._moments import moments_of
-from evoq_moo.calibration._parameters import LayerParameters
-from evoq_moo.engines._capture import Op
+from evoq_moo.graph import Geometry, LayerWeights, Op, Samples, StagedNetwork, aten, clip_of
+from evoq_moo.quantizer import LayerParameters
 from evoq_moo.ranges import ActivationHistogram, ActivationRange, activation_range_of
 from evoq_moo.space import QUANTIZED_BITS
 
@@ -27,16 +27,7 @@ LARGEST_FACTOR = 64.0
 """Bound of a factor (our choice): a channel that was silent on the samples must not overflow on other images."""
 CHANNELS = 1
 """Axis of channels of what a depthwise layer reads."""
-_aten = torch.ops.aten
-_PASS = {
-    _aten.relu.default,
-    _aten.max_pool2d.default,
-    _aten.avg_pool2d.default,
-    _aten.clone.default,
-    _aten.contiguous.default,
-    _aten.alias.default,
-    _aten.detach.default,
-}
+_PASS = {aten.relu.default, aten.max_pool2d.default, aten.avg_pool2d.default}
 
 
 @dataclass(frozen=True)
@@ -54,40 +45,44 @@ class Pair:
     bound: float
 
 
-def pairs_of(network: CapturedNetwork, batch_size: int) -> tuple[Pair, ...]:
+def pairs_of(network: StagedNetwork) -> tuple[Pair, ...]:
     """Return the pairs of layers between which channels can be scaled at no cost."""
-    ops = {op.name: op for stage in network.stages(batch_size) for op in stage.ops}
+    ops = {op.name: op for op in network.sized.ops}
+    uses = network.sized.uses
     found = []
     for reader in ops.values():
-        if reader.layer is None or network.calls[reader.layer] != 1 or not _depthwise(reader):
+        if reader.layer is None or network.calls[reader.layer] != 1:
+            continue
+        geometry = network.layers[reader.layer].geometry
+        if not _depthwise(network.layers[reader.layer]):
             continue
         name, bound = reader.inputs[0], float("inf")
-        while (op := ops.get(name)) is not None and network.uses(batch_size)[name] == 1 and op.layer is None:
-            if op.target not in _PASS and upper_bound(op) is None:
+        while (op := ops.get(name)) is not None and uses[name] == 1 and op.layer is None:
+            high = upper_bound(op)
+            if op.target not in _PASS and high is None:
                 break
-            bound = min(bound, upper_bound(op) or bound)
+            bound = min(bound, bound if high is None else high)
             name = op.inputs[0]
-        if op is None or op.layer is None or network.uses(batch_size)[name] != 1 or network.calls[op.layer] != 1:
+        if op is None or op.layer is None or uses[name] != 1 or network.calls[op.layer] != 1:
             continue
-        if "transpose" not in str(op.target) and op.args[1].dim() == reader.args[1].dim():
+        if _alike(network.layers[op.layer].geometry, geometry):
             found.append(Pair(op.layer, reader.layer, bound))
     return tuple(found)
 
 
-def _depthwise(op: Op) -> bool:
-    weight: Tensor = op.args[1]
-    groups = op.args[6] if len(op.args) > 6 else 1
-    return weight.dim() > 2 and weight.shape[1] == 1 and groups > 1 and "transpose" not in str(op.target)
+def _depthwise(layer: LayerWeights) -> bool:
+    g = layer.geometry
+    return g.dims > 0 and not g.transposed and layer.weight.shape[1] == 1 and g.groups > 1
+
+
+def _alike(maker: Geometry, reader: Geometry) -> bool:
+    return not maker.transposed and maker.dims == reader.dims
 
 
 def upper_bound(op: Op) -> float | None:
     """Return the upper end of a clip from zero upwards, or None if the operation is no such clip."""
-    if op.target is _aten.relu6.default:
-        return 6.0
-    if op.target in (_aten.hardtanh.default, _aten.clamp.default) and len(op.args) == 3 and op.args[1] == 0:
-        high = op.args[2]
-        return float(high) if isinstance(high, int | float) and high > 0 else None
-    return None
+    clip = clip_of(op)
+    return clip.high if clip is not None and clip.low == 0 and clip.high is not None and clip.high > 0 else None
 
 
 def factors_of(sizes: Tensor, highest: Tensor, bound: float) -> Tensor:
@@ -105,18 +100,18 @@ def factors_of(sizes: Tensor, highest: Tensor, bound: float) -> Tensor:
 
 
 def equalize(
-    network: CapturedNetwork,
-    batches: Sequence[Tensor],
+    network: StagedNetwork,
+    batches: Sequence[Samples],
     candidates: Sequence[Sequence[LayerParameters]],
     pool: ComputePool,
-) -> tuple[CapturedNetwork, list[tuple[LayerParameters, ...]]]:
+) -> tuple[StagedNetwork, list[tuple[LayerParameters, ...]]]:
     """Scale the channels between pairs of layers, in the float network and in quantized ones alike.
 
     Factors, and the new ranges of the readers' inputs (of minimum squared error), come from the float network.
 
     Args:
         network: The float network.
-        batches: Micro-batches of the samples, of prepared sizes.
+        batches: Micro-batches of the samples.
         candidates: Parameters of quantized networks of one policy.
         pool: Where micro-batches run.
 
@@ -127,22 +122,21 @@ def equalize(
     made: dict[int, Tensor] = {}
     read: dict[int, Tensor] = {}
     ranges: dict[int, ActivationRange] = {}
-    pairs = {pair.reader: pair for pair in pairs_of(network, len(batches[0]))}
+    pairs = {pair.reader: pair for pair in pairs_of(network)}
     streams = [network.start(batch) for batch in batches]
-    stages = list(zip(*(network.stages(len(batch)) for batch in batches), strict=True))
     if not pairs:
         return network, [tuple(layers) for layers in candidates]
-    for stage in stages:
-        pair = pairs.get(-1 if stage[0].layer is None else stage[0].layer)
+    for stage in network.stages:
+        pair = pairs.get(-1 if stage.layer is None else stage.layer)
         if pair is not None:
-            source = stage[0].ops[0].inputs[0]
+            source = stage.ops[0].inputs[0]
             inputs = [values[source] for values in streams]
             factor = _measured_factors(inputs, pair.bound, pool)
             made[pair.maker], read[pair.reader] = factor, factor
             if bits[pair.reader] in QUANTIZED_BITS:
                 ranges[pair.reader] = _range(inputs, factor, bits[pair.reader])
-        pool.map(lambda i: run_stage(stage[i], streams[i], float_call), range(len(streams)))  # noqa: B023 - runs now
-    scaled = network.scaled(made, read)
+        pool.map(lambda values: network.run_stage(stage, values, network.float_call), streams)  # noqa: B023 - runs now
+    scaled = network.with_layers(_scaled_weights(network, made, read))
     return scaled, [_scaled(layers, made, read, ranges) for layers in candidates]
 
 
@@ -170,6 +164,28 @@ def _range(inputs: Sequence[Tensor], factor: Tensor, bits: int) -> ActivationRan
     return activation_range_of(histogram, bits)
 
 
+def _scaled_weights(
+    network: StagedNetwork, made: Mapping[int, Tensor], read: Mapping[int, Tensor]
+) -> dict[int, LayerWeights]:
+    """Return what scaled layers compute with: a reader divides by the factors on its channels, a maker multiplies."""
+    changed: dict[int, LayerWeights] = {}
+    for i in {*made, *read}:
+        layer = network.layers[i]
+        weight, bias = layer.weight, layer.bias
+        if i in read:
+            weight = weight / per_channel(_each(read[i], len(weight)), weight)
+        if i in made:
+            weight = weight * per_channel(made[i], weight)
+            bias = None if bias is None else bias * made[i]
+        changed[i] = replace(layer, weight=weight, bias=bias)
+    return changed
+
+
+def _each(factor: Tensor, channels: int) -> Tensor:
+    """Return the factor of the input channel that each output channel of a depthwise layer reads."""
+    return factor.repeat_interleave(channels // len(factor))
+
+
 def _scaled(
     layers: Sequence[LayerParameters],
     made: Mapping[int, Tensor],
@@ -182,8 +198,7 @@ def _scaled(
         changed[i] = p.scaled(factor, None if p.bias is None else p.bias * factor)
     for i, factor in read.items():
         p = changed[i]
-        each = factor.repeat_interleave(p.value().shape[0] // len(factor))
-        p = p.scaled(1 / each, p.bias)
+        p = p.scaled(1 / _each(factor, len(p.value())), p.bias)
         if i in ranges and p.quantized_activation:
             p = replace(p, activation_scale=ranges[i].scale, activation_zero_point=ranges[i].zero_point)
         changed[i] = p

@@ -1,25 +1,15 @@
 """Intermediate features: each layer's output matched to the float network's, by its bias and its weight scales."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from evoq_moo.calibration._moments import moments_of, output_axis, together
-from evoq_moo.calibration._parameters import LayerParameters
+from evoq_moo.calibration._moments import moments_of, together
 from evoq_moo.calibration._walk import LayerView
+from evoq_moo.quantizer import LayerParameters
 
 LARGEST_GAIN = 2.0
 """Bound of the factor on a weight scale, and of its inverse (our choice): a channel with next to no signal left must
 not have its noise blown up."""
-
-
-def match_mean(view: LayerView) -> LayerParameters:
-    """Return a layer with its bias corrected: each output channel has the float network's mean.
-
-    The bias correction of Nagel et al. 2019 (section 4.2), with means measured on the quantized network's own inputs.
-    """
-    return _matched(view, with_gain=False)
 
 
 def match_features(view: LayerView) -> LayerParameters:
@@ -30,16 +20,12 @@ def match_features(view: LayerView) -> LayerParameters:
     take their geometric mean, sqrt(r) times the ratio (our choice, measured: the first passes a broken channel's noise
     on at full strength, the second starves the layers behind it of signal).
     """
-    return _matched(view, with_gain=True)
-
-
-def _matched(view: LayerView, *, with_gain: bool) -> LayerParameters:
     outputs = view.compute(view.parameters)
-    axis = output_axis(view.op, outputs[0])
+    axis = view.layer.geometry.channel_axis
     pairs = zip(view.fitted(outputs), view.fitted(view.targets), strict=True)
-    parts = view.pool.map(lambda pair: moments_of(pair[0], axis, pair[1] if with_gain else None), pairs)
+    parts = view.pool.map(lambda pair: moments_of(pair[0], axis, pair[1]), pairs)
     others = view.fitted(view.target_moments())
-    wanted, found = together(others), together(parts, others if with_gain else None)
+    wanted, found = together(others), together(parts, others)
     gain = torch.ones_like(found.mean).float()
     if found.cross is not None:
         gain = gain_of(found.variance, wanted.variance, found.cross / found.count)
@@ -50,8 +36,6 @@ def _matched(view: LayerView, *, with_gain: bool) -> LayerParameters:
     shape[axis] = -1
     factor, term = gain.reshape(shape), shift.reshape(shape)
     view.outputs = view.pool.map(lambda o: torch.addcmul(term, o, factor), outputs)
-    if not with_gain:
-        return replace(view.parameters, bias=bias)
     return view.parameters.scaled(gain, bias)
 
 

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from evoq_moo._compute import MICRO_BATCH
 from evoq_moo._setup import digest
 from evoq_moo.calibration._features import gain_of
-from evoq_moo.calibration._graph import MICRO_BATCH, CapturedNetwork, Stage, Values, call_with, float_call, run_stage
-from evoq_moo.calibration._moments import ChannelMoments, moments_of, output_axis, together
-from evoq_moo.calibration._parameters import LayerParameters, parameters_of
-from evoq_moo.engines._capture import Op
+from evoq_moo.calibration._moments import ChannelMoments, moments_of, together
 from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.network import QuantizedNetwork
+from evoq_moo.graph import Stage, StagedNetwork, Values, count, device_of, filled, product, split
+from evoq_moo.network import QuantizedModule, QuantizedNetwork
+from evoq_moo.quantizer import LayerParameters
 from evoq_moo.space import Policy
 from evoq_moo.workers import NetworkFactory
 
@@ -50,72 +50,71 @@ class _Light:
 
     def __init__(self, network: QuantizedNetwork) -> None:
         self._pool = network.pool
-        self._ranges = network.ranges
-        self._names = network.space.layer_names
-        self._modules = dict(network.network.named_modules())
-        sizes = [len(batch) for batch in torch.split(network.samples, MICRO_BATCH)]
-        self._captured = CapturedNetwork(network.network, self._names, network.samples, sizes[0])
-        self._captured.prepare(sizes[-1])
-        self._batches = torch.split(network.samples, MICRO_BATCH)
+        self._captured = StagedNetwork(network.network)
+        self._count = count(network.samples)
+        size = self._captured.size
+        batches = split(network.samples, size or MICRO_BATCH)
+        self._batches = [filled(batch, size) for batch in batches] if size else list(batches)
         self._features: dict[int, _Feature] = {}
         self._run(None)
 
-    def heads(self, bits: npt.NDArray[np.int64]) -> list[Tensor]:
-        """Return the heads under bit-widths `(layers, 2)`, each layer's features matched before the next layer runs."""
-        parameters = [
-            parameters_of(name, self._modules[name], self._ranges[name], pair)
-            for name, pair in zip(self._names, bits.tolist(), strict=True)
-        ]
-        return self._run(parameters)
+    def heads(self, parameters: Sequence[LayerParameters]) -> tuple[list[Tensor], tuple[LayerParameters, ...]]:
+        """Return the heads, each layer's features matched before the next layer runs, and the matched parameters."""
+        return self._run(list(parameters))
 
-    def _run(self, parameters: list[LayerParameters] | None) -> list[Tensor]:
-        sizes = [len(batch) for batch in self._batches]
-        stream = [self._captured.start(batch) for batch in self._batches]
-        for stage in zip(*(self._captured.stages(size) for size in sizes), strict=True):
+    def _run(self, parameters: list[LayerParameters] | None) -> tuple[list[Tensor], tuple[LayerParameters, ...]]:
+        network = self._captured
+        stream = [network.start(batch) for batch in self._batches]
+        for stage in network.stages:
             outputs: list[Tensor] | None = None
-            layer = stage[0].layer
+            layer = stage.layer
             if layer is not None:
-                op = stage[0].ops[0]
-                inputs = [values[op.args[0].name] for values in stream]
-                outputs = self._outputs(op, inputs, None if parameters is None else parameters[layer])
-                if self._captured.calls[layer] == 1:
-                    if parameters is None:
-                        self._features[layer] = self._feature(op, outputs)
-                    else:
-                        self._match(outputs, self._features[layer])
+                inputs = [values[stage.ops[0].inputs[0]] for values in stream]
+                outputs = self._outputs(layer, inputs, None if parameters is None else parameters[layer])
+                if network.calls[layer] == 1 and parameters is None:
+                    self._features[layer] = self._feature(layer, outputs)
+                elif network.calls[layer] == 1 and parameters is not None:
+                    parameters[layer] = self._match(parameters[layer], outputs, self._features[layer])
             self._finish(stage, stream, outputs)
-        parts = map(self._captured.heads, stream, sizes)
-        return [torch.cat(head) for head in zip(*parts, strict=True)]
+        parts = [network.heads(values) for values in stream]
+        heads = [torch.cat(head)[: self._count] for head in zip(*parts, strict=True)]
+        return heads, tuple(parameters or ())
 
-    def _finish(self, stage: Sequence[Stage], stream: list[Values], outputs: list[Tensor] | None) -> None:
+    def _finish(self, stage: Stage, stream: list[Values], outputs: list[Tensor] | None) -> None:
         """Run a stage on all micro-batches; `outputs` is what its layer's call gave, if it has one."""
+        network = self._captured
 
         def run(i: int) -> None:
-            run_stage(stage[i], stream[i], lambda op, x: float_call(op, x) if outputs is None else outputs[i])
+            network.run_stage(
+                stage, stream[i], lambda op, x: network.float_call(op, x) if outputs is None else outputs[i]
+            )
 
         self._pool.map(run, range(len(stream)))
 
-    def _outputs(self, op: Op, inputs: list[Tensor], parameters: LayerParameters | None) -> list[Tensor]:
+    def _outputs(self, layer: int, inputs: list[Tensor], parameters: LayerParameters | None) -> list[Tensor]:
+        own = self._captured.layers[layer]
         if parameters is None:
-            return self._pool.map(lambda x: float_call(op, x), inputs)
-        weight = self._pool.run(parameters.value)
-        return self._pool.map(lambda x: call_with(op, parameters.quantize_input(x), weight, parameters.bias), inputs)
+            return self._pool.map(own, inputs)
+        weight, bias = self._pool.run(parameters.value), parameters.bias
+        return self._pool.map(lambda x: product(parameters.quantize_input(x), weight, bias, own.geometry), inputs)
 
-    def _feature(self, op: Op, outputs: list[Tensor]) -> _Feature:
-        axis = output_axis(op, outputs[0])
+    def _feature(self, layer: int, outputs: list[Tensor]) -> _Feature:
+        axis = self._captured.layers[layer].geometry.channel_axis
         moments = together(self._pool.map(lambda y: moments_of(y, axis), outputs))
-        count = outputs[0][0].numel() // outputs[0].shape[axis]
+        number = outputs[0][0].numel() // outputs[0].shape[axis]
         # Spread evenly over the positions: deterministic, and no row or column of an image alone.
-        places = torch.linspace(0, count - 1, min(count, PLACES)).round().long()
+        places = torch.linspace(0, number - 1, min(number, PLACES)).round().long()
         return _Feature(axis, moments, places, [_kept(y, axis, places) for y in outputs])
 
-    def _match(self, outputs: list[Tensor], feature: _Feature) -> None:
-        """Match outputs to the float network's, in place."""
+    def _match(self, parameters: LayerParameters, outputs: list[Tensor], feature: _Feature) -> LayerParameters:
+        """Match outputs to the float network's, in place, and return the parameters that give them."""
         moments = together(self._pool.map(lambda y: moments_of(y, feature.axis), outputs))
         gain, shift = self._pool.run(lambda: _correction(outputs, moments, feature))
         shape = [1] * outputs[0].dim()
         shape[feature.axis] = -1
         self._pool.map(lambda y: y.mul_(gain.reshape(shape)).add_(shift.reshape(shape)), outputs)
+        bias = parameters.bias
+        return parameters.scaled(gain, shift if bias is None else bias * gain + shift)
 
 
 def _kept(output: Tensor, axis: int, places: Tensor) -> Tensor:
@@ -155,8 +154,10 @@ class CalibratingNetwork(QuantizedNetwork):
         if not isinstance(network, QuantizedNetwork):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
         check_name("calibrate", calibrate, IN_LOOP)
-        if network.samples.device.type != "cpu":
-            raise ArgumentError(f"network: its samples are on {network.samples.device}; calibration runs on the CPU")
+        if device_of(network.samples).type != "cpu":
+            raise ArgumentError(
+                f"network: its samples are on {device_of(network.samples)}; calibration runs on the CPU"
+            )
         self.__dict__.update(network.__dict__)
         self.calibrate = calibrate
         self.engine_name = "reference"
@@ -176,11 +177,23 @@ class CalibratingNetwork(QuantizedNetwork):
             NetworkError: The network can't be captured as a graph.
         """
         array = Policy.from_array(self.space.layer_names, bits).to_array()
+        return self._finite_difference(self._calibrated(array)[0], array)
+
+    def _calibrated(self, bits: npt.NDArray[np.int64]) -> tuple[list[Tensor], tuple[LayerParameters, ...]]:
         with self._lock:
             if self._light is None:
                 self._light = _Light(self)
-            heads = self._light.heads(array)
-        return self._finite_difference(heads, array)
+            return self._light.heads(self.parameters_of(bits))
+
+    def apply(self, policy: Policy) -> QuantizedModule:
+        """Return a copy of the network that computes with a policy after light calibration.
+
+        Raises:
+            ArgumentError: The policy is of another network's layers.
+            NetworkError: The network can't be captured as a graph.
+        """
+        layers = self._calibrated(self._bits_of(policy))[1]
+        return QuantizedModule(layers=layers, policy=policy, reference=self.network)
 
     def scan(self, bits: npt.ArrayLike) -> Iterator[float]:
         """Give the difference of many bit-widths `(policies, layers, 2)`, one full evaluation each."""

@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.errors import ArgumentError
+from evoq_moo.graph import Samples, run, split
 from evoq_moo.network import QuantizedModule
 from evoq_moo.space import FloatArray
 
 
-def layer_errors(network: QuantizedModule | CalibratedNetwork, samples: Tensor, *, batch_size: int = 5) -> FloatArray:
+def layer_errors(network: QuantizedModule | CalibratedNetwork, samples: Samples, *, batch_size: int = 5) -> FloatArray:
     """Return the normalized mean squared error of every quantized layer's output against the float network's.
 
     What calibration of intermediate features makes smaller; errors of the layers before are part of it.
 
     Args:
         network: What :meth:`QuantizedNetwork.apply` or :func:`calibrate` returns.
-        samples: Float32 `(samples, ...)`.
+        samples: Samples, as the network takes them.
         batch_size: Samples of one forward pass.
 
     Returns:
@@ -33,7 +34,7 @@ def layer_errors(network: QuantizedModule | CalibratedNetwork, samples: Tensor, 
         raise ArgumentError(f"network: given {type(network).__name__}; allowed: what apply or calibrate returns")
     names = network.policy.layers
     errors, powers = np.zeros(len(names)), np.zeros(len(names))
-    for batch in torch.split(samples, batch_size):
+    for batch in split(samples, batch_size):
         wanted, found = (_outputs(module, names, batch) for module in (network.reference, network.network))
         for i, name in enumerate(names):
             for y, y_float in zip(found[name], wanted[name], strict=True):
@@ -42,7 +43,7 @@ def layer_errors(network: QuantizedModule | CalibratedNetwork, samples: Tensor, 
     return np.divide(errors, powers, out=np.zeros(len(names)), where=powers > 0)
 
 
-def _outputs(module: nn.Module, names: tuple[str, ...], batch: Tensor) -> dict[str, list[Tensor]]:
+def _outputs(module: nn.Module, names: tuple[str, ...], batch: Samples) -> dict[str, list[Tensor]]:
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
     modules = dict(module.named_modules())
 
@@ -52,7 +53,7 @@ def _outputs(module: nn.Module, names: tuple[str, ...], batch: Tensor) -> dict[s
     handles = [modules[name].register_forward_hook(keep(name)) for name in names]
     try:
         with torch.no_grad():
-            module(batch)
+            run(module, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoq_moo.calibration._graph import MICRO_BATCH
+from evoq_moo._compute import MICRO_BATCH
+from evoq_moo.graph import Samples, count, filled, map_samples, rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,39 +24,38 @@ class MicroBatches:
         held_out: Which part each of them is in, `(samples,)`.
     """
 
-    batches: tuple[Tensor, ...]
+    batches: tuple[Samples, ...]
     seen: tuple[tuple[bool, ...], ...]
     rows: Tensor
     order: Tensor
     held_out: Tensor
 
-    @property
-    def sizes(self) -> list[int]:
-        """The sizes of micro-batches, each once, the largest first."""
-        return sorted({len(batch) for batch in self.batches}, reverse=True)
 
-
-def cut(samples: Tensor, *, folds: int, mirror: bool, seed: int) -> MicroBatches:
+def cut(samples: Samples, *, folds: int, mirror: bool, seed: int, size: int | None = None) -> MicroBatches:
     """Cut samples into parts and micro-batches.
 
     Args:
-        samples: Float32 `(N, ...)`.
+        samples: The samples.
         folds: Parts to hold out.
         mirror: Whether each micro-batch also holds its samples' mirror images, which are so held out with them.
         seed: Of the parts.
+        size: The only number of samples that the network takes: a micro-batch is filled up by its first sample.
     """
-    parts = [torch.from_numpy(p) for p in np.array_split(np.random.default_rng(seed).permutation(len(samples)), folds)]
+    number = count(samples)
+    parts = [torch.from_numpy(p) for p in np.array_split(np.random.default_rng(seed).permutation(number), folds)]
     each = 2 if mirror else 1
-    # As even as can be: each size of micro-batch is captured by itself.
+    most = max(1, (size or MICRO_BATCH) // each)
     pieces = [
         (k, piece)
         for k, part in enumerate(parts)
-        for piece in torch.tensor_split(part, math.ceil(each * len(part) / MICRO_BATCH))
+        for piece in torch.tensor_split(part, math.ceil(len(part) / (most if size else MICRO_BATCH / each)))
     ]
-    batches = [samples[piece] for _, piece in pieces]
-    real = [torch.arange(each * len(batch)) < len(batch) for batch in batches]
+    batches = [rows(samples, piece) for _, piece in pieces]
     if mirror:
-        batches = [torch.cat([batch, batch.flip(-1)]) for batch in batches]
+        batches = [map_samples(lambda x: torch.cat([x, x.flip(-1)]), batch) for batch in batches]
+    if size:
+        batches = [filled(batch, size) for batch in batches]
+    real = [torch.arange(count(batch)) < len(piece) for batch, (_, piece) in zip(batches, pieces, strict=True)]
     return MicroBatches(
         batches=tuple(batches),
         seen=tuple(tuple(k != state for k, _ in pieces) for state in range(folds + 1)),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evoq_moo.engines._capture import Op
-
 
 @dataclass(frozen=True)
 class ChannelMoments:
@@ -35,23 +33,12 @@ class ChannelMoments:
         return self.power / self.count
 
 
-def output_axis(op: Op, output: Tensor) -> int:
-    """Return the axis of a layer's output that runs over channels: the last of a matrix product, else that of `NC...`.
-
-    Args:
-        op: The layer's call.
-        output: Its output.
-    """
-    dims = int(op.args[1].dim())
-    return output.dim() - 1 if dims == 2 else output.dim() - (dims - 1)
-
-
 def moments_of(x: Tensor, axis: int, other: Tensor | None = None) -> ChannelMoments:
     """Return the moments of one tensor's channels.
 
     Args:
         x: Float32, samples first.
-        axis: The axis that runs over channels, not the first.
+        axis: The axis that runs over channels, not the first; negative ones count from the end.
         other: A tensor of the same shape to take `cross` with.
     """
     shape = [1] * x.dim()
@@ -85,5 +72,5 @@ def together(parts: Sequence[ChannelMoments], others: Sequence[ChannelMoments] |
 
 
 def _sum(x: Tensor, axis: int) -> Tensor:
-    places = [d for d in range(1, x.dim()) if d != axis]
+    places = [d for d in range(1, x.dim()) if d != axis % x.dim()]
     return (x.sum(places) if places else x).sum(0, dtype=torch.float64)

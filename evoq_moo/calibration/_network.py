@@ -1,6 +1,5 @@
 """`CalibratedNetwork`: a network that computes with calibrated parameters, and its files."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -19,49 +18,23 @@ from evoq_moo._setup import digest, network_fingerprint
 from evoq_moo._tensors import read_tensors
 from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._report import CalibrationReport
-from evoq_moo.engines.reference import WrappedLayer, replace_modules
 from evoq_moo.errors import ArgumentError, FormatError
-from evoq_moo.layers import channel_dim, channel_repeats, weight_of
+from evoq_moo.graph import weight_of
 from evoq_moo.network import QuantizedNetwork
+from evoq_moo.quantizer import LayerParameters, quantized_copy
 from evoq_moo.space import ALLOWED_BITS, Policy
 
 FORMAT = "evoq-moo/calibrated"
-VERSION = 1
+VERSION = 2
 _TENSORS = ("weight", "weight_levels", "weight_scales", "bias")
-
-
-class CalibratedLayer(WrappedLayer):
-    """A layer that computes with given parameters.
-
-    Args:
-        layer: The layer; its weight and bias are replaced. Its padding, stride and the like are kept.
-        parameters: What it computes with.
-    """
-
-    def __init__(self, layer: nn.Module, parameters: LayerParameters) -> None:
-        super().__init__(layer)
-        self.parameters_of_layer = parameters
-        device = weight_of(layer).device
-        layer.weight = nn.Parameter(parameters.value().to(device), requires_grad=False)
-        if parameters.bias is not None:
-            layer.bias = nn.Parameter(parameters.bias.to(device), requires_grad=False)
-
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - the name torch's layers use
-        """Run the layer on the quantized input."""
-        return self.layer(self.parameters_of_layer.quantize_input(input), *args, **kwargs)
-
-    def extra_repr(self) -> str:
-        """Show the bit-widths."""
-        return f"W{self.parameters_of_layer.weight_bits} A{self.parameters_of_layer.activation_bits}"
 
 
 class CalibratedNetwork(nn.Module):
     """A network that computes with one policy and calibrated parameters: what :func:`calibrate` returns.
 
     Attributes:
-        network: The network, its layers replaced by :class:`CalibratedLayer`.
+        network: The network, its layers quantized.
         layers: The parameters of each quantized layer, in policy order: integer levels, scales, zero points, biases.
         outputs: For each head, the affine map behind the network.
         policy: Its bit-widths.
@@ -90,9 +63,7 @@ class CalibratedNetwork(nn.Module):
             tuple(p.weight_bits for p in self.layers),
             tuple(p.activation_bits for p in self.layers),
         )
-        self.network = copy.deepcopy(reference)
-        modules = dict(self.network.named_modules())
-        replace_modules(self.network, {modules[p.name]: CalibratedLayer(modules[p.name], p) for p in self.layers})
+        self.network = quantized_copy(reference, self.layers)
         self.preprocess: Any = getattr(reference, "preprocess", None)
         self.eval()
 
@@ -208,15 +179,15 @@ def _check_fit(layers: Sequence[LayerParameters], network: nn.Module) -> None:
         raise ValueError("names a layer twice")
     for p in layers:
         layer = modules.get(p.name)
-        if layer is None or p.kind != type(layer).__name__ or p.channel_dim != channel_dim(layer):
-            raise ValueError(f"layer {p.name!r}, a {p.kind} of channels {p.channel_dim}, is none of the network's")
+        if layer is None or not hasattr(layer, "weight"):
+            raise ValueError(f"layer {p.name!r}, a {p.kind}, is none of the network's")
         weight, bias = weight_of(layer), p.bias
-        channels = weight.shape[p.channel_dim]
+        channels = len(weight)
         for what, found, shape in (
             ("weights", p.weight, weight.shape),
             ("weight levels", p.weight_levels, weight.shape),
             ("weight scales", p.weight_scales, (channels,)),
-            ("bias", bias, (channels * channel_repeats(layer),)),
+            ("bias", bias, (channels,)),
         ):
             if found is not None and found.shape != shape:
                 raise ValueError(f"layer {p.name!r} has {what} {tuple(found.shape)}; the network's: {tuple(shape)}")

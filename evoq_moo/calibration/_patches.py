@@ -7,21 +7,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from evoq_moo.calibration._walk import LayerView
-from evoq_moo.engines._capture import geometry_of
-from evoq_moo.engines._kernels import Geometry
+from evoq_moo.engines import kernel_geometry
+from evoq_moo.graph import Geometry
 
 
 def has_patches(view: LayerView) -> bool:
-    """Return whether a layer's product is a matrix product of patches (all but transposed convolutions)."""
-    return "transpose" not in str(view.op.target)
+    """Return whether a layer's product is a matrix product of patches of at most two dimensions."""
+    return not view.layer.geometry.transposed and view.layer.geometry.dims < 3
 
 
 def prior_weights(view: LayerView) -> Tensor:
     """Return a layer's float weights as its product multiplies by them, `(groups, channels of a group, k)`."""
-    geometry = geometry_of(view.op)
-    groups = 1 if geometry is None else geometry.groups
-    rows = view.weight.flatten(1)
-    return rows.reshape(groups, -1, rows.shape[1])
+    rows = view.layer.weight.flatten(1)
+    return rows.reshape(view.layer.geometry.groups, -1, rows.shape[1])
 
 
 def sampled_patches(view: LayerView, *, rows: int, seed: int, quantized: bool) -> list[tuple[Tensor, Tensor]]:
@@ -38,7 +36,7 @@ def sampled_patches(view: LayerView, *, rows: int, seed: int, quantized: bool) -
     """
     pairs = list(zip(view.fitted(view.inputs), view.fitted(view.targets), strict=True))
     budget = math.ceil(rows / sum(len(x) for x, _ in pairs))
-    geometry = geometry_of(view.op)
+    geometry = kernel_geometry(view.layer.geometry, view.layer.weight)
 
     def draw(i: int) -> tuple[Tensor, Tensor]:
         x, y = pairs[i]
@@ -62,7 +60,7 @@ def patches(
         budget: Positions of each sample, at most.
         generator: Of the draw of positions.
     """
-    weight = view.weight
+    weight = view.layer.weight
     if weight.dim() == 2:
         x, y = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
         chosen = _chosen(x.shape[1], budget, generator)
@@ -78,9 +76,8 @@ def patches(
     else:
         groups = geometry.groups
         kernel = (1, *weight.shape[2:])[-2:]
-        before = geometry.padding
-        pads = geometry.pad or (before[1], before[1], before[0], before[0])
-        x = functional.pad(x, pads)
+        rows, columns = geometry.padding
+        x = functional.pad(x, (columns, columns, rows, rows))
         stride, dilation = geometry.stride, geometry.dilation
         row = (chosen // width * stride[0])[:, None] + torch.arange(kernel[0])[None] * dilation[0]
         column = (chosen % width * stride[1])[:, None] + torch.arange(kernel[1])[None] * dilation[1]

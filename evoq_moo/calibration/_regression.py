@@ -20,7 +20,7 @@ from torch import Tensor
 from evoq_moo.calibration._patches import prior_weights, sampled_patches
 from evoq_moo.calibration._solver import ridged, target_weights
 from evoq_moo.calibration._walk import LayerView
-from evoq_moo.engines._kernels import Clip
+from evoq_moo.graph import Clip
 
 RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Pulls to the float weights that samples held out choose from, in units of :class:`Regression`."""

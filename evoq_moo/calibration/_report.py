@@ -23,7 +23,6 @@ class StepReport:
             without it, in this step and in all before.
         held_out_after: And after the step.
         seconds: Wall time (s).
-        cut_short: Blocks, over all folds, that the time limit ended early.
     """
 
     step: str
@@ -33,7 +32,6 @@ class StepReport:
     held_out_before: Number
     held_out_after: Number
     seconds: Amount
-    cut_short: Whole = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +64,8 @@ class CalibrationReport:
         for column in ("step", "before", "after", "held out before", "held out after", "seconds", "outcome"):
             table.add_column(column, justify="left" if column in {"step", "outcome"} else "right")
         for s in self.steps:
-            outcome = s.outcome + (f", {s.cut_short} blocks cut short" if s.cut_short else "")
             values = (s.before, s.after, s.held_out_before, s.held_out_after)
-            table.add_row(s.step, *(f"{v:.4g}" for v in values), f"{s.seconds:.1f}", outcome)
+            table.add_row(s.step, *(f"{v:.4g}" for v in values), f"{s.seconds:.1f}", s.outcome)
         return table
 
     def to_json(self) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.calibration._patches import has_patches
 from evoq_moo.calibration._regression import Regression
 from evoq_moo.calibration._solver import improve_levels, solve_levels
 from evoq_moo.calibration._walk import LayerView
-from evoq_moo.engines._capture import NO_CLIP
+from evoq_moo.graph import NO_CLIP
+from evoq_moo.quantizer import LayerParameters
 
 POSITIONS = 12_800
 """Positions of a layer's output that it is fitted to, at most (our choice): 256 of each of 50 images."""
@@ -38,7 +38,7 @@ def fit_rounding(view: LayerView, *, seed: int = 0) -> LayerParameters:
         levels, scales = improve_levels(problem.h, problem.target, levels, scales, p.weight_bits, sweeps=2)
     return replace(
         p,
-        weight_levels=levels.reshape(view.weight.shape).to(torch.int8),
+        weight_levels=levels.reshape(view.layer.weight.shape).to(torch.int8),
         weight_scales=scales.flatten(),
         bias=problem.bias(levels * scales[:, :, None]).flatten(),
     )

@@ -1,22 +1,20 @@
 """The steps of calibration, by name."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.calibration._blocks import BlockOptions, blocks_of, learn_blocks
 from evoq_moo.calibration._equalize import equalize
-from evoq_moo.calibration._features import match_features, match_mean
-from evoq_moo.calibration._graph import CapturedNetwork
+from evoq_moo.calibration._features import match_features
 from evoq_moo.calibration._micro_batches import MicroBatches
 from evoq_moo.calibration._outputs import OutputMap, fit_output
-from evoq_moo.calibration._parameters import LayerParameters
-from evoq_moo.calibration._ranges import tune_range
 from evoq_moo.calibration._rounding import fit_rounding
 from evoq_moo.calibration._walk import Candidate, LayerView, Parameters, heads_of_candidate, walk
 from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.graph import StagedNetwork
+from evoq_moo.quantizer import LayerParameters
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,14 @@ class Setting:
         float_heads: The float network's heads on the samples, in the order of the micro-batches.
         pool: Where micro-batches run.
         seed: Of draws.
-        options: Of block-wise reconstruction.
-        deadline: On `time.monotonic`'s clock, or None.
         advance: Called after each unit of work.
     """
 
-    network: CapturedNetwork
+    network: StagedNetwork
     cut: MicroBatches
     float_heads: list[Tensor]
     pool: ComputePool
     seed: int
-    options: BlockOptions = field(default_factory=BlockOptions)
-    deadline: float | None = None
     advance: Callable[[], None] = lambda: None
 
     def candidates(self, states: Sequence[State]) -> list[Candidate]:
@@ -73,13 +67,11 @@ class Result:
 
     Attributes:
         states: The new states.
-        cut: How many blocks a time limit cut short.
         network: The float network from now on, where the step changes its weights (not what it computes).
     """
 
     states: list[State]
-    cut: int = 0
-    network: CapturedNetwork | None = None
+    network: StagedNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -129,20 +121,6 @@ def _rounding(view: LayerView, seed: int) -> LayerParameters:
     return match_features(view)
 
 
-def _blocks(setting: Setting, states: Sequence[State]) -> Result:
-    parameters, heads, cut = learn_blocks(
-        setting.network,
-        setting.cut.batches,
-        setting.candidates(states),
-        setting.pool,
-        options=setting.options,
-        seed=setting.seed,
-        deadline=setting.deadline,
-        on_block=setting.advance,
-    )
-    return Result([State(p, s.outputs, h) for p, s, h in zip(parameters, states, heads, strict=True)], cut)
-
-
 def _outputs(setting: Setting, states: Sequence[State]) -> Result:
     result = []
     for k, state in enumerate(states):
@@ -158,24 +136,20 @@ def _outputs(setting: Setting, states: Sequence[State]) -> Result:
 
 STEPS: dict[str, Step] = {
     "equalize": Step(_equalize, lambda _setting: 1),
-    "ranges": _layerwise(lambda view, seed: tune_range(view, seed=seed)),
-    "bias": _layerwise(lambda view, _seed: match_mean(view)),
     "features": _layerwise(lambda view, _seed: match_features(view)),
     "rounding": _layerwise(_rounding),
-    "blocks": Step(_blocks, lambda setting: len(blocks_of(setting.network, len(setting.cut.batches[0])))),
     "outputs": Step(_outputs, lambda _setting: 1),
 }
-"""Every step: one range for all channels of depthwise layers; clip ranges of inputs; means; means and spreads; rounding
-by layer; blocks by gradient; outputs."""
+"""Every step: one range for all channels of depthwise layers; means and spreads; rounding by layer; outputs."""
 
 LIGHT = ("equalize", "features", "outputs")
 """The abstract's two: intermediate features and outputs."""
 FULL = ("equalize", "rounding", "outputs")
 """Everything that measured better than without it. Rounding matches features itself, and another pass of that changed
-nothing; nor did ranges tuned inside it. Blocks don't help: from this rounding on, with 50 samples, a few hundred steps
-fit the samples and leave other images no better or worse (CIFAR-10 ResNet20, MobileNetV2 at W4A4)."""
+nothing. Rounding by blocks (BRECQ), other clip ranges and corrections of means alone did not help on other images and
+are gone."""
 PRESETS = {"light": LIGHT, "full": FULL}
-FITS_LEVELS = frozenset({"rounding", "blocks"})
+FITS_LEVELS = frozenset({"rounding"})
 """Steps that fit every weight to the samples: too many unknowns for few images."""
 
 

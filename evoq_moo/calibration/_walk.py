@@ -1,6 +1,6 @@
 """One pass over a network, layer by layer, that fits each layer to what the quantized network feeds it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.calibration._graph import (
-    CapturedNetwork,
+from evoq_moo.calibration._moments import ChannelMoments, moments_of
+from evoq_moo.graph import (
+    NO_CLIP,
+    Clip,
     LayerCall,
+    LayerWeights,
+    Op,
+    Samples,
     Stage,
+    StagedNetwork,
     Values,
-    call_with,
-    clip_behind,
-    float_call,
-    run_stage,
+    product,
 )
-from evoq_moo.calibration._moments import ChannelMoments, moments_of, output_axis
-from evoq_moo.calibration._parameters import LayerParameters
-from evoq_moo.engines._capture import NO_CLIP, Op
-from evoq_moo.engines._kernels import Clip
+from evoq_moo.quantizer import LayerParameters
 
 T = TypeVar("T")
 Parameters = tuple[LayerParameters, ...]
@@ -46,10 +46,8 @@ class LayerView:
     """What a fit sees of one layer of one candidate.
 
     Attributes:
-        op: The layer's call.
+        layer: What the layer computes with in the float network.
         parameters: The layer before the fit.
-        weight: Its float32 weight in the float network.
-        bias: Its bias in the float network.
         inputs: For each micro-batch, the input in the quantized network, before its quantization.
         targets: For each micro-batch, the output in the float network.
         target_moments: Returns the moments of its channels, of each micro-batch; computed once for all candidates.
@@ -60,10 +58,8 @@ class LayerView:
             computed again.
     """
 
-    op: Op
+    layer: LayerWeights
     parameters: LayerParameters
-    weight: Tensor
-    bias: Tensor | None
     inputs: list[Tensor]
     targets: list[Tensor]
     target_moments: Callable[[], list[ChannelMoments]]
@@ -74,9 +70,9 @@ class LayerView:
 
     def compute(self, parameters: LayerParameters) -> list[Tensor]:
         """Return the layer's outputs with other parameters on every micro-batch."""
-        weight = parameters.value()
+        weight, geometry = parameters.value(), self.layer.geometry
         return self.pool.map(
-            lambda x: call_with(self.op, parameters.quantize_input(x), weight, parameters.bias), self.inputs
+            lambda x: product(parameters.quantize_input(x), weight, parameters.bias, geometry), self.inputs
         )
 
     def fitted(self, values: Sequence[T]) -> list[T]:
@@ -87,30 +83,30 @@ class LayerView:
 Fit = Callable[[LayerView], LayerParameters]
 
 
-def quantized_call(parameters: Mapping[int, LayerParameters] | Sequence[LayerParameters]) -> LayerCall:
-    """Return what computes each layer's call with its parameters, found by the layer's index."""
-    items = parameters.items() if isinstance(parameters, Mapping) else enumerate(parameters)
-    layers = {i: (p, p.value()) for i, p in items}
+def quantized_call(network: StagedNetwork, parameters: Sequence[LayerParameters]) -> LayerCall:
+    """Return what computes each layer's call with its parameters."""
+    weights = [p.value() for p in parameters]
 
     def call(op: Op, x: Tensor) -> Tensor:
-        p, weight = layers[-1 if op.layer is None else op.layer]
-        return call_with(op, p.quantize_input(x), weight, p.bias)
+        i = op.layer or 0
+        p = parameters[i]
+        return product(p.quantize_input(x), weights[i], p.bias, network.layers[i].geometry)
 
     return call
 
 
 def heads_of_candidate(
-    network: CapturedNetwork, batches: Sequence[Tensor], parameters: Parameters, pool: ComputePool
+    network: StagedNetwork, batches: Sequence[Samples], parameters: Parameters, pool: ComputePool
 ) -> list[Tensor]:
     """Return the heads of a quantized network, float32 `(samples, ...)` each."""
-    call = quantized_call(parameters)
+    call = quantized_call(network, parameters)
     parts = pool.map(lambda batch: network.run(batch, call), batches)
     return [torch.cat(head) for head in zip(*parts, strict=True)]
 
 
 def walk(
-    network: CapturedNetwork,
-    batches: Sequence[Tensor],
+    network: StagedNetwork,
+    batches: Sequence[Samples],
     candidates: Sequence[Candidate],
     fit: Fit,
     pool: ComputePool,
@@ -133,28 +129,23 @@ def walk(
         For each candidate its new parameters, and its heads on all samples.
     """
     fitted = [list(c.parameters) for c in candidates]
-    sizes = [len(batch) for batch in batches]
     exact = [network.start(batch) for batch in batches]
     streams = [[network.start(batch) for batch in batches] for _ in candidates]
-    stages = list(zip(*(network.stages(size) for size in sizes), strict=True))
-    for stage in stages:
-        layer = stage[0].layer
+    for stage in network.stages:
+        layer = stage.layer
         if layer is None:
-            _advance(stage, [exact, *streams], [None] * (1 + len(streams)), pool)
+            _advance(network, stage, [exact, *streams], [None] * (1 + len(streams)), pool)
             continue
-        op = stage[0].ops[0]
-        source = op.args[0].name
-        _advance(stage, [exact], [None], pool, only_first=True)
-        targets = [values[op.name] for values in exact]
-        target_moments = _moments_once(op, targets, pool)
-        clip = clip_behind(network, stage[0], sizes[0])
+        op = stage.ops[0]
+        source, own = op.inputs[0], network.layers[layer]
+        targets = pool.map(lambda values: own(values[source]), exact)  # noqa: B023 - runs now
+        target_moments = _moments_once(own, targets, pool)
+        clip = network.clip_behind(op)
         results: list[list[Tensor]] = []
         for k, candidate in enumerate(candidates):
             view = LayerView(
-                op=op,
+                layer=own,
                 parameters=fitted[k][layer],
-                weight=op.args[1],
-                bias=op.args[2] if len(op.args) > 2 else None,
                 inputs=[values[source] for values in streams[k]],
                 targets=targets,
                 target_moments=target_moments,
@@ -166,42 +157,35 @@ def walk(
                 fitted[k][layer] = fit(view)
             results.append(view.outputs if view.outputs is not None else view.compute(fitted[k][layer]))
             view.outputs = None
-        _advance(stage, [exact, *streams], [targets, *results], pool)
+        _advance(network, stage, [exact, *streams], [targets, *results], pool)
         if on_layer is not None:
             on_layer()
-    heads = [[torch.cat(head) for head in zip(*map(network.heads, stream, sizes), strict=True)] for stream in streams]
+    heads = [[torch.cat(head) for head in zip(*map(network.heads, stream), strict=True)] for stream in streams]
     return [tuple(layers) for layers in fitted], heads
 
 
-def _moments_once(op: Op, targets: list[Tensor], pool: ComputePool) -> Callable[[], list[ChannelMoments]]:
+def _moments_once(layer: LayerWeights, targets: list[Tensor], pool: ComputePool) -> Callable[[], list[ChannelMoments]]:
     @cache
     def moments() -> list[ChannelMoments]:
-        axis = output_axis(op, targets[0])
-        return pool.map(lambda y: moments_of(y, axis), targets)
+        return pool.map(lambda y: moments_of(y, layer.geometry.channel_axis), targets)
 
     return moments
 
 
 def _advance(
-    stage: Sequence[Stage],
+    network: StagedNetwork,
+    stage: Stage,
     streams: Sequence[list[Values]],
     results: Sequence[list[Tensor] | None],
     pool: ComputePool,
-    *,
-    only_first: bool = False,
 ) -> None:
-    """Run a stage on all micro-batches of some streams; `results` holds what the layer's call gave, if it ran.
-
-    With `only_first`, only the layer's call runs and nothing is dropped.
-    """
+    """Run a stage on all micro-batches of some streams; `results` holds what the layer's call gave, if it ran."""
 
     def run(job: tuple[int, int]) -> None:
         stream, i = job
-        values, known = streams[stream][i], results[stream]
-        if only_first:
-            op = stage[i].ops[0]
-            values[op.name] = float_call(op, values[op.args[0].name])
-        else:
-            run_stage(stage[i], values, lambda op, x: float_call(op, x) if known is None else known[i])
+        known = results[stream]
+        network.run_stage(
+            stage, streams[stream][i], lambda op, x: network.float_call(op, x) if known is None else known[i]
+        )
 
-    pool.map(run, [(stream, i) for stream in range(len(streams)) for i in range(len(stage))])
+    pool.map(run, [(stream, i) for stream, batches in enumerate(streams) for i in range(len(batches))])

@@ -5,19 +5,19 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from evoq_moo.engines._kernels import has_dot_products
+from evoq_moo.engines._kernels import has_dot_products, kernel_geometry
 from evoq_moo.engines.integer import IntegerEngine, integer_supported
-from evoq_moo.engines.reference import QuantizedLayer, ReferenceEngine
+from evoq_moo.engines.reference import ReferenceEngine
 from evoq_moo.space import IntArray
 
 __all__ = [
     "Engine",
     "EngineName",
     "IntegerEngine",
-    "QuantizedLayer",
     "ReferenceEngine",
     "arithmetic_of",
     "integer_supported",
+    "kernel_geometry",
 ]
 
 EngineName = Literal["auto", "reference", "integer"]

@@ -8,22 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
 from evoq_moo.engines._kernels import (
-    Geometry,
     PackedFloat,
     PackedWeight,
     Quantizer,
     accumulator_fits,
     float_packable,
+    kernel_geometry,
     pack_conv,
     pack_float_conv,
     pack_linear,
     products_fit,
 )
-from evoq_moo.layers import channel_dim
+from evoq_moo.graph import Geometry, GraphNetwork, Product
 from evoq_moo.ranges import LayerRanges
 
 logger = logging.getLogger("evoq_moo")
@@ -75,12 +75,14 @@ class BoundLayer:
         weight: Float32 weights moved to their levels (or as they are), where it computes in float; in the kernel's
             layout where there is one for the layer.
         bias: Float32 `(out,)` or None.
+        kernel: Where a kernel of two dimensions is put; None for a matrix product.
     """
 
     quantizer: Quantizer | None
     packed: PackedWeight | None
     weight: Tensor | PackedFloat | None
     bias: Tensor | None
+    kernel: Geometry | None
 
 
 class IntegerLayer:
@@ -97,17 +99,15 @@ class IntegerLayer:
         refusal: Why the layer can't compute in integers; empty if it can.
     """
 
-    def __init__(self, index: int, name: str, module: nn.Module, ranges: LayerRanges, cache: WeightCache) -> None:
+    def __init__(self, index: int, name: str, module: Product, ranges: LayerRanges, cache: WeightCache) -> None:
         self.index = index
         self.name = name
-        self.module = module
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        self.weight = weight.detach()
-        self.bias: Tensor | None = None if getattr(module, "bias", None) is None else module.bias.detach()  # type: ignore[operator]
+        self.geometry = module.geometry
+        self.weight = module.weight.detach()
+        self.bias = None if module.bias is None else module.bias.detach()
         self._ranges = ranges
         self._cache = cache
-        self._dim = channel_dim(module)
-        self._geometry: Geometry | None = None
+        self._kernel = kernel_geometry(self.geometry, self.weight)
         self._shape: tuple[int, ...] | None = None
         self.quantizers = {bits: Quantizer(r.scale, r.zero_point, bits) for bits, r in ranges.activation.items()}
         self.refusal = self._refusal()
@@ -115,12 +115,8 @@ class IntegerLayer:
             logger.info("%s computes in float32, fake-quantized: %s", name, self.refusal)
 
     def _refusal(self) -> str:
-        if self.weight.dtype != torch.float32:
-            return f"its weight is {self.weight.dtype}"
-        if isinstance(self.module, nn.ConvTranspose2d):
-            return "there is no integer kernel for transposed convolutions"
-        if not isinstance(self.module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            return f"there is no integer kernel for {type(self.module).__name__}"
+        if self.geometry.transposed or self.geometry.dims == 3:
+            return f"there is no integer kernel for {self.geometry.kind}"
         fan_in = self.weight[0].numel()
         if not accumulator_fits(fan_in):
             return f"sums of {fan_in} products of levels can overflow int32"
@@ -131,9 +127,8 @@ class IntegerLayer:
         quantized = weight_bits in self._ranges.weight_scales and activation_bits in self.quantizers
         return not self.refusal and quantized and products_fit(weight_bits, activation_bits)
 
-    def place(self, geometry: Geometry | None, input_shape: tuple[int, ...] | None) -> None:
-        """Say where the layer's kernel is put (None for a matrix product) and, where known, on which input."""
-        self._geometry = geometry
+    def place(self, input_shape: tuple[int, ...] | None) -> None:
+        """Say, where known, the shape of the input that weights are packed for."""
         self._shape = input_shape
 
     def bind(self, weight_bits: int, activation_bits: int) -> BoundLayer:
@@ -141,17 +136,17 @@ class IntegerLayer:
         quantizer = self.quantizers.get(activation_bits)
         if self.is_integer(weight_bits, activation_bits):
             packed = self._cache.get((self.index, weight_bits, True), lambda: self._pack(weight_bits))
-            return BoundLayer(quantizer, packed, None, self.bias)  # type: ignore[arg-type]
-        known = isinstance(self.module, nn.Conv2d) and self._shape is not None
-        packable = known and float_packable(self.weight, self._geometry)
+            return BoundLayer(quantizer, packed, None, self.bias, self._kernel)  # type: ignore[arg-type]
+        known = self.geometry.dims == 2 and self._shape is not None
+        packable = known and float_packable(self.weight, self._kernel)
         if weight_bits not in self._ranges.weight_scales and not packable:
-            return BoundLayer(quantizer, None, self.weight, self.bias)
+            return BoundLayer(quantizer, None, self.weight, self.bias, self._kernel)
         weight = self._cache.get((self.index, weight_bits, False), lambda: self._float(weight_bits, packable))
-        return BoundLayer(quantizer, None, weight, self.bias)  # type: ignore[arg-type]
+        return BoundLayer(quantizer, None, weight, self.bias, self._kernel)  # type: ignore[arg-type]
 
     def _levels(self, bits: int) -> tuple[Tensor, Tensor]:
         scales = self._ranges.weight_scales[bits]
-        scale = per_channel(scales, self.weight, self._dim)
+        scale = per_channel(scales, self.weight)
         return quantize(self.weight, scale, 0, *weight_range(bits)), scale
 
     def _float(self, bits: int, packable: bool) -> Tensor | PackedFloat:
@@ -159,23 +154,23 @@ class IntegerLayer:
         if bits in self._ranges.weight_scales:
             levels, scale = self._levels(bits)
             weight = dequantize(levels, scale, 0)
-        if packable and self._geometry is not None and self._shape is not None:
-            return pack_float_conv(weight, self._geometry, self._shape)
+        if packable and self._kernel is not None and self._shape is not None:
+            return pack_float_conv(weight, self._kernel, self._shape)
         return weight
 
     def _pack(self, bits: int) -> PackedWeight:
         levels = self._levels(bits)[0].to(torch.int8)
         scales = self._ranges.weight_scales[bits]
-        if self._geometry is None:
+        if self._kernel is None:
             rows = 1 if self._shape is None else math.prod(self._shape) // levels.shape[1]
             return pack_linear(levels.flatten(1), scales, rows)
         levels = levels.unsqueeze(2) if levels.dim() == 3 else levels
         shape = self._shape if self._shape is not None and len(self._shape) == 4 else None
-        return pack_conv(levels, scales, self._geometry, shape)
+        return pack_conv(levels, scales, self._kernel, shape)
 
 
-def integer_layers(network: nn.Module, ranges: Mapping[str, LayerRanges]) -> list[IntegerLayer]:
-    """Return the quantizable layers of a network, in policy order, with one cache for all their weights."""
-    modules = dict(network.named_modules(remove_duplicate=False))
+def integer_layers(network: GraphNetwork, ranges: Mapping[str, LayerRanges]) -> list[IntegerLayer]:
+    """Return the layers of a network, in policy order, with one cache for all their weights."""
     cache = WeightCache()
-    return [IntegerLayer(i, name, modules[name], found, cache) for i, (name, found) in enumerate(ranges.items())]
+    modules = network.products
+    return [IntegerLayer(i, name, modules[i], ranges[name], cache) for i, name in enumerate(network.graph.layers)]

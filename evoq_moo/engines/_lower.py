@@ -5,41 +5,32 @@ which is monotone and elementwise, so it may run on uint8 levels instead of floa
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-from evoq_moo.engines._capture import NO_CLIP, Graph, Op, Ref
-from evoq_moo.engines._kernels import Clip, Quantizer
+from evoq_moo.engines._kernels import Quantizer
+from evoq_moo.graph import NO_CLIP, Clip, Const, Geometry, GraphNetwork, Op, Ref, SizedGraph, aten, clip_of
 
-_aten = torch.ops.aten
-_IDENTITIES = {
-    _aten.clone.default,
-    _aten.contiguous.default,
-    _aten.alias.default,
-    _aten.detach.default,
-    _aten.lift_fresh_copy.default,
-}
-_RESHAPES = {_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default}
 _MOVES = {
-    _aten.permute.default,
-    _aten.transpose.int,
-    _aten.t.default,
-    _aten.slice.Tensor,
-    _aten.select.int,
-    _aten.squeeze.dim,
-    _aten.squeeze.dims,
-    _aten.unsqueeze.default,
-    _aten.expand.default,
-    _aten.flip.default,
-    _aten.roll.default,
-    _aten.flatten.using_ints,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.flip.default,
+    aten.roll.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
 }
-_JOINS = {_aten.cat.default, _aten.stack.default}
+_JOINS = {aten.cat.default, aten.stack.default}
 
 MoveLevels = Callable[[list[Tensor], Quantizer], Tensor]
 MoveFloats = Callable[[list[Tensor]], Tensor]
@@ -52,7 +43,7 @@ class Layer:
     name: str
     inputs: tuple[str, ...]
     index: int
-    op: Op
+    geometry: Geometry
     clip: Clip = NO_CLIP
 
 
@@ -92,17 +83,21 @@ class Program:
     """A lowered graph.
 
     Attributes:
-        graph: What it came from; its outputs are named by this program's operations.
+        graph: What it came from.
         ops: Operations in execution order.
+        outputs: What each tensor of the output is, named by this program's operations.
+        constants: Constants by name.
     """
 
-    graph: Graph
+    graph: SizedGraph
     ops: tuple[Lowered, ...]
+    outputs: tuple[Ref | Const, ...]
+    constants: Mapping[str, Tensor]
 
 
-def lower(graph: Graph) -> Program:
-    """Return the program of a captured graph."""
-    graph = _without_identities(graph)
+def lower(graph: SizedGraph, network: GraphNetwork) -> Program:
+    """Return the program of a captured graph of a network."""
+    geometries = network.graph.geometries
     by_name = {op.name: op for op in graph.ops}
     shapes = {op.name: op.shape for op in graph.ops}
     lowered: dict[str, Lowered] = {}
@@ -111,7 +106,7 @@ def lower(graph: Graph) -> Program:
         inputs = tuple(renamed.get(name, name) for name in op.inputs)
         clip = clip_of(op)
         if op.layer is not None:
-            lowered[op.name] = Layer(op.name, inputs[:1], op.layer, op)
+            lowered[op.name] = Layer(op.name, inputs[:1], op.layer, geometries[op.layer])
         elif clip is not None:
             source = lowered.get(inputs[0])
             if isinstance(source, Layer | Add) and source.clip == NO_CLIP and graph.uses[op.inputs[0]] == 1:
@@ -122,52 +117,16 @@ def lower(graph: Graph) -> Program:
         elif _is_sum(op, shapes):
             lowered[op.name] = Add(op.name, inputs)
         else:
-            move = _move_of(op, by_name, renamed)
-            lowered[op.name] = move if move is not None else Compute(op.name, inputs, _renamed(op, renamed))
-    outputs = tree_map_only(Ref, lambda ref: Ref(renamed.get(ref.name, ref.name)), graph.outputs)
-    return Program(replace(graph, outputs=outputs), tuple(lowered.values()))
-
-
-def _renamed(op: Op, renamed: dict[str, str]) -> Op:
-    args, kwargs = tree_map_only(Ref, lambda ref: Ref(renamed.get(ref.name, ref.name)), (op.args, op.kwargs))
-    return replace(op, args=args, kwargs=kwargs)
-
-
-def _without_identities(graph: Graph) -> Graph:
-    same: dict[str, str] = {}
-    ops = []
-    for op in graph.ops:
-        kept = _renamed(op, same)
-        if op.layer is None and op.target in _IDENTITIES and isinstance(kept.args[0], Ref):
-            same[op.name] = kept.args[0].name
-        else:
-            ops.append(kept)
-    outputs = tree_map_only(Ref, lambda ref: Ref(same.get(ref.name, ref.name)), graph.outputs)
-    result = Graph(graph.input, ops, outputs, graph.spec)
-    result.count_uses()
-    return result
-
-
-def clip_of(op: Op) -> Clip | None:
-    """Return the bounds of an operation that only clips its first argument, or None for any other."""
-    if not op.args or not isinstance(op.args[0], Ref):
-        return None
-    if op.target is _aten.relu.default:
-        return Clip(0.0, None)
-    if op.target is _aten.relu6.default:
-        return Clip(0.0, 6.0)
-    if op.target is _aten.hardtanh.default:
-        bounds = [*op.args[1:], *(-1.0, 1.0)[len(op.args) - 1 :]]
-        return Clip(float(bounds[0]), float(bounds[1]))
-    if op.target is _aten.clamp.default:
-        low, high = (*op.args[1:], None, None)[:2]
-        low, high = op.kwargs.get("min", low), op.kwargs.get("max", high)
-        return Clip(None if low is None else float(low), None if high is None else float(high))
-    return None
+            move = _move_of(op, by_name, renamed, shapes)
+            lowered[op.name] = move if move is not None else Compute(op.name, inputs, op.renamed(renamed))
+    outputs = tuple(
+        Ref(renamed.get(output.name, output.name)) if isinstance(output, Ref) else output for output in graph.outputs
+    )
+    return Program(graph, tuple(lowered.values()), outputs, network.constants)
 
 
 def _is_sum(op: Op, shapes: dict[str, tuple[int, ...] | None]) -> bool:
-    if op.target is not _aten.add.Tensor or op.kwargs or len(op.inputs) != 2 or len(op.args) != 2:
+    if op.target is not aten.add.Tensor or op.kwargs or len(op.inputs) != 2 or len(op.args) != 2:
         return False
     left, right = (shapes.get(name) for name in op.inputs)
     return left is not None and left == right
@@ -190,10 +149,12 @@ def _same(function: MoveFloats) -> tuple[MoveFloats, MoveLevels]:
     return function, lambda tensors, _quantizer: function(tensors)
 
 
-def _move_of(op: Op, by_name: dict[str, Op], renamed: dict[str, str]) -> Move | None:
+def _move_of(
+    op: Op, by_name: dict[str, Op], renamed: dict[str, str], shapes: Mapping[str, tuple[int, ...] | None]
+) -> Move | None:
     names = [renamed.get(name, name) for name in op.inputs]
     made: tuple[MoveFloats, MoveLevels] | None = None
-    if op.target in _RESHAPES and len(names) == 1:
+    if op.target is aten.reshape.default and len(names) == 1:
         source = _shuffle_source(op, by_name)
         if source is not None:
             shuffled, groups = source
@@ -208,12 +169,12 @@ def _move_of(op: Op, by_name: dict[str, Op], renamed: dict[str, str]) -> Move | 
         made = _same(lambda tensors: op.target(tensors, *op.args[1:], **op.kwargs))
     elif op.target is operator.getitem:
         split = by_name.get(names[0])
-        if split is not None and (part := _part_of(split, op)) is not None:
+        if split is not None and (part := _part_of(split, op, shapes)) is not None:
             names = [renamed.get(split.inputs[0], split.inputs[0])]
             made = _same(lambda tensors: tensors[0].narrow(*part))
-    elif op.target is _aten.max_pool2d.default and op.shape is not None and len(op.shape) == 4:
+    elif op.target is aten.max_pool2d.default and op.shape is not None and len(op.shape) == 4:
         made = _max_pool(op)
-    elif op.target is _aten.constant_pad_nd.default and not any(op.args[2:3]):
+    elif op.target is aten.constant_pad_nd.default and not any(op.args[2:3]):
         pad = list(op.args[1])
         made = (
             lambda tensors: torch.nn.functional.pad(tensors[0], pad),
@@ -222,12 +183,18 @@ def _move_of(op: Op, by_name: dict[str, Op], renamed: dict[str, str]) -> Move | 
     return None if made is None else Move(op.name, tuple(names), *made)
 
 
-def _part_of(split: Op, part: Op) -> tuple[int, int, int] | None:
+def _part_of(split: Op, part: Op, shapes: Mapping[str, tuple[int, ...] | None]) -> tuple[int, int, int] | None:
     """Return (dimension, start, length) of one part of a split."""
-    if split.target not in (_aten.split.Tensor, _aten.split_with_sizes.default) or part.shape is None:
+    known = (aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default)
+    if split.target not in known or part.shape is None or not isinstance(split.args[0], Ref):
         return None
     dim = int((*split.args[2:], split.kwargs.get("dim", 0))[0])
     sizes, index = split.args[1], part.args[1]
+    if split.target is aten.chunk.default:
+        whole = shapes.get(split.inputs[0])
+        if whole is None:
+            return None
+        sizes = -(-whole[dim] // sizes)
     start = sizes * index if isinstance(sizes, int) else sum(sizes[:index])
     return dim, start, part.shape[dim]
 
@@ -235,10 +202,10 @@ def _part_of(split: Op, part: Op) -> tuple[int, int, int] | None:
 def _shuffle_source(op: Op, by_name: dict[str, Op]) -> tuple[str, int] | None:
     """Return the source and number of groups if a reshape ends a channel shuffle of `(samples, channels, ...)`."""
     swap = by_name.get(op.inputs[0])
-    if swap is None or swap.target is not _aten.transpose.int or sorted(swap.args[1:]) != [1, 2] or swap.shape is None:
+    if swap is None or swap.target is not aten.transpose.int or sorted(swap.args[1:]) != [1, 2] or swap.shape is None:
         return None
     split = by_name.get(swap.inputs[0])
-    if split is None or split.target not in _RESHAPES or len(split.inputs) != 1 or op.shape is None:
+    if split is None or split.target is not aten.reshape.default or len(split.inputs) != 1 or op.shape is None:
         return None
     samples, per_group, groups, *places = swap.shape
     source = by_name.get(split.inputs[0])

@@ -9,27 +9,26 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from evoq_moo.engines import _steps as steps
-from evoq_moo.engines._capture import Ref
 from evoq_moo.engines._layers import BoundLayer
 from evoq_moo.engines._lower import Add, Compute, Layer, Lowered, Move, Program
 from evoq_moo.engines._steps import FLOAT, Batch, Frame, Key, Step
+from evoq_moo.graph import Ref, aten
 
-_aten = torch.ops.aten
 _FINITE = {
-    _aten.adaptive_avg_pool2d.default,
-    _aten.avg_pool2d.default,
-    _aten.mean.dim,
-    _aten.relu.default,
-    _aten.silu.default,
-    _aten.sigmoid.default,
-    _aten.hardswish.default,
-    _aten.hardsigmoid.default,
-    _aten.gelu.default,
-    _aten.softmax.int,
-    _aten.mul.Tensor,
+    aten.adaptive_avg_pool2d.default,
+    aten.avg_pool2d.default,
+    aten.mean.dim,
+    aten.relu.default,
+    aten.silu.default,
+    aten.sigmoid.default,
+    aten.hardswish.default,
+    aten.hardsigmoid.default,
+    aten.gelu.default,
+    aten.softmax.int,
+    aten.mul.Tensor,
 }
 """Operators that make finite values of finite (and not astronomically large) ones."""
 
@@ -41,8 +40,8 @@ class Plan:
     program: Program
     steps: tuple[Step, ...]
 
-    def run(self, batch: Batch, layers: Sequence[BoundLayer]) -> Any:
-        """Return the network's output on a micro-batch."""
+    def run(self, batch: Batch, layers: Sequence[BoundLayer]) -> list[Tensor]:
+        """Return the tensors of the network's output on a micro-batch."""
         frame = Frame(batch, layers, {(name, FLOAT): value for name, value in batch.values.items()})
         for step in self.steps:
             step.run(frame)
@@ -57,8 +56,8 @@ class Plan:
             step.run(frame)
         return frame
 
-    def run_some(self, steps: Sequence[Step], base: Frame, layers: Sequence[BoundLayer]) -> Any:
-        """Return the network's output from some steps, all else being as in another run."""
+    def run_some(self, steps: Sequence[Step], base: Frame, layers: Sequence[BoundLayer]) -> list[Tensor]:
+        """Return the tensors of the output from some steps, all else being as in another run."""
         frame = Frame(base.batch, layers, dict(base.results))
         for step in steps:
             step.run(frame)
@@ -76,42 +75,41 @@ class Plan:
                 found.append(replace(step, run=step.run_reusing) if step.run_reusing and step.reuse in dirty else step)
         return tuple(_with_frees(found, self.program))
 
-    def output(self, frame: Frame) -> Any:
-        """Return the network's output from the results of a run."""
-        graph = self.program.graph
-        return graph.unflatten([frame.results[o.name, FLOAT] if isinstance(o, Ref) else o for o in graph.outputs])
+    def output(self, frame: Frame) -> list[Tensor]:
+        """Return the tensors of the network's output from the results of a run."""
+        constants = self.program.constants
+        return [frame.results[o.name, FLOAT] if isinstance(o, Ref) else constants[o.name] for o in self.program.outputs]
 
 
 def static_names(program: Program) -> frozenset[str]:
     """Return the names of results that depend on the samples alone, not on any layer."""
-    names = {program.graph.input}
+    names = set(program.graph.inputs)
     for op in program.ops:
         if not isinstance(op, Layer) and all(name in names for name in op.inputs):
             names.add(op.name)
     return frozenset(names)
 
 
-def static_values(program: Program, samples: Any) -> dict[str, Any]:
+def static_values(program: Program, samples: Sequence[Tensor]) -> dict[str, Any]:
     """Return the results that depend on the samples alone and that an operation behind them or the output reads."""
     names = static_names(program)
-    graph = program.graph
-    frame = Frame(Batch({}), (), {(graph.input, FLOAT): samples})
-    read = {output.name for output in graph.outputs if isinstance(output, Ref)}
+    inputs = zip(program.graph.inputs, samples, strict=True)
+    frame = Frame(Batch({}), (), {(name, FLOAT): tensor for name, tensor in inputs})
+    read = {output.name for output in program.outputs if isinstance(output, Ref)}
     for op in program.ops:
         if op.name in names:
-            _float_step(op, samples=len(samples), reuse=None, finite=False).run(frame)
+            _float_step(op, program, reuse=None, finite=False).run(frame)
         else:
             read |= set(op.inputs)
     return {name: value for (name, _), value in frame.results.items() if name in read}
 
 
-def compile_plan(program: Program, integer: Sequence[bool], samples: int, *, keep: bool = False) -> Plan:
+def compile_plan(program: Program, integer: Sequence[bool], *, keep: bool = False) -> Plan:
     """Return the plan of a program.
 
     Args:
         program: The lowered network.
         integer: For each layer in policy order, whether it computes in integers.
-        samples: Samples in a micro-batch.
         keep: Keep every result to the end and overwrite none.
     """
     static = static_names(program)
@@ -128,16 +126,16 @@ def compile_plan(program: Program, integer: Sequence[bool], samples: int, *, kee
         target = _only_levels(wanted)
         if isinstance(op, Layer) and integer[op.index]:
             source, out = (op.inputs[0], op.index), (op.name, FLOAT if target is None else target)
-            run = steps.integer_layer(op.op, op.index, source, op.clip, target, out)
+            run = steps.integer_layer(op, source, target, out)
             made.append(Step((source,), (out,), run, layer=op.index))
         elif isinstance(op, Move) and target is not None:
             sources, out = tuple((name, target) for name in op.inputs), (op.name, target)
             made.append(Step(sources, (out,), steps.move_levels(op, sources, target, out)))
         else:
             reuse = _overwritable(op, readers, static) if isinstance(op, Add) else None
-            step = _float_step(op, samples=samples, reuse=None if keep else reuse, finite=op.name not in doubtful)
+            step = _float_step(op, program, reuse=None if keep else reuse, finite=op.name not in doubtful)
             if keep and reuse is not None:
-                reusing = _float_step(op, samples=samples, reuse=reuse, finite=op.name not in doubtful)
+                reusing = _float_step(op, program, reuse=reuse, finite=op.name not in doubtful)
                 step = replace(step, reuse=reuse, run_reusing=reusing.run)
             made.append(step)
             target = None
@@ -148,7 +146,7 @@ def compile_plan(program: Program, integer: Sequence[bool], samples: int, *, kee
 
 def _wants(program: Program, integer: Sequence[bool], static: frozenset[str]) -> dict[str, set[int]]:
     wants: dict[str, set[int]] = {}
-    for output in program.graph.outputs:
+    for output in program.outputs:
         if isinstance(output, Ref):
             wants.setdefault(output.name, set()).add(FLOAT)
     for op in reversed(program.ops):
@@ -189,16 +187,16 @@ def _doubtful(program: Program, integer: Sequence[bool]) -> set[str]:
     return names
 
 
-def _float_step(op: Lowered, *, samples: int, reuse: Key | None, finite: bool) -> Step:
+def _float_step(op: Lowered, program: Program, *, reuse: Key | None, finite: bool) -> Step:
     sources, out = tuple((name, FLOAT) for name in op.inputs), (op.name, FLOAT)
     if isinstance(op, Layer):
-        run = steps.float_layer(op.op, op.index, sources[0], op.clip, out, samples=samples, finite=finite)
+        run = steps.float_layer(op, sources[0], out, samples=program.graph.samples, finite=finite)
         return Step(sources, (out,), run, layer=op.index)
     if isinstance(op, Add):
         return Step(sources, (out,), steps.add(sources[0], sources[1], op.clip, reuse, out))
     if isinstance(op, Move):
         return Step(sources, (out,), steps.move_floats(op, sources, out))
-    return Step(sources, (out,), steps.compute(op.op, out))
+    return Step(sources, (out,), steps.compute(op.op, program.constants, out))
 
 
 def _readers(program: Program, wants: dict[str, set[int]]) -> dict[str, list[Lowered | None]]:
@@ -208,7 +206,7 @@ def _readers(program: Program, wants: dict[str, set[int]]) -> dict[str, list[Low
         if wants.get(op.name):
             for name in op.inputs:
                 readers.setdefault(name, []).append(op)
-    for output in program.graph.outputs:
+    for output in program.outputs:
         if isinstance(output, Ref):
             readers.setdefault(output.name, []).append(None)
     return readers
@@ -231,7 +229,7 @@ def _overwritable(op: Add, readers: dict[str, list[Lowered | None]], static: fro
 
 
 def _with_frees(made: list[Step], program: Program) -> list[Step]:
-    kept: set[Key] = {(output.name, FLOAT) for output in program.graph.outputs if isinstance(output, Ref)}
+    kept: set[Key] = {(output.name, FLOAT) for output in program.outputs if isinstance(output, Ref)}
     result = []
     for step in reversed(made):
         frees = tuple(key for key in dict.fromkeys(step.reads + step.writes) if key not in kept)

@@ -1,19 +1,15 @@
 """Steps of a plan: what runs on one micro-batch under one policy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from evoq_moo.arithmetic import activation_range, dequantize, quantize
-from evoq_moo.engines._capture import NO_CLIP, RELU, Op, Ref, geometry_of
 from evoq_moo.engines._kernels import (
-    Clip,
     Epilogue,
-    Geometry,
     PackedFloat,
     Quantizer,
     conv,
@@ -23,8 +19,9 @@ from evoq_moo.engines._kernels import (
     linear,
 )
 from evoq_moo.engines._layers import BoundLayer
-from evoq_moo.engines._lower import Move
+from evoq_moo.engines._lower import Layer, Move
 from evoq_moo.errors import NetworkError, NonFiniteError
+from evoq_moo.graph import NO_CLIP, RELU, Clip, Geometry, Op, product
 
 FLOAT_GROUP = 5
 """Samples a float32 layer computes at once (measured: ResNet18 1.8 times as fast as one by one)."""
@@ -91,64 +88,62 @@ class Step:
     run_reusing: Run | None = None
 
 
-def product(x: Tensor, layer: BoundLayer, geometry: Geometry | None, dims: int, end: Epilogue) -> Tensor:
+def integer_product(x: Tensor, layer: BoundLayer, geometry: Geometry, end: Epilogue) -> Tensor:
     """Return a layer's product of the levels of its input.
 
     Args:
         x: Uint8 levels, `(samples, in, places...)`, or `(..., in)` for a Linear.
         layer: The layer under a policy.
-        geometry: Where its kernel is put; None for a matrix product.
-        dims: Dimensions of places: 0 for a Linear, 1 for a Conv1d, 2 for a Conv2d.
+        geometry: How it is computed.
         end: What becomes of the sums.
     """
     quantizer, packed = layer.quantizer, layer.packed
     if quantizer is None or packed is None:
         raise NetworkError("a layer that computes in float was given levels: the plan is of another policy")
-    if geometry is None:
+    dims, kernel = geometry.dims, layer.kernel
+    if kernel is None:
         rows = x.movedim(1, -1) if dims else x
         y = linear(rows.reshape(-1, rows.shape[-1]), quantizer, packed, layer.bias, end)
         y = y.reshape(*rows.shape[:-1], -1)
         return y.movedim(-1, 1) if dims else y
     x = (x.unsqueeze(2) if dims == 1 else x).contiguous(memory_format=torch.channels_last)
-    y = conv(x, quantizer, packed, layer.bias, geometry, end)
+    y = conv(x, quantizer, packed, layer.bias, kernel, end)
     return y.squeeze(2) if dims == 1 else y
 
 
-def integer_layer(op: Op, index: int, source: Key, clip: Clip, target: int | None, out: Key) -> Run:
+def integer_layer(layer: Layer, source: Key, target: int | None, out: Key) -> Run:
     """Return what computes a layer from levels, to float32 or straight to the levels of layer `target`'s input."""
-    geometry = geometry_of(op)
-    dims = op.args[1].dim() - 2
+    clip, index, geometry = layer.clip, layer.index, layer.geometry
 
     def run(frame: Frame) -> None:
         end = epilogue(clip, None if target is None else frame.quantizer(target))
-        frame.results[out] = product(frame.results[source], frame.layers[index], geometry, dims, end)
+        frame.results[out] = integer_product(frame.results[source], frame.layers[index], geometry, end)
 
     return run
 
 
-def float_layer(op: Op, index: int, source: Key, clip: Clip, out: Key, *, samples: int, finite: bool) -> Run:
+def float_layer(called: Layer, source: Key, out: Key, *, samples: int, finite: bool) -> Run:
     """Return what computes a layer in float32, as the reference does, in groups of samples of one size.
 
     Torch's float32 kernels round differently with the number of samples. With the last group filled up, every kernel
     sees the same number, and micro-batches don't matter.
 
     Args:
-        op: The call.
-        index: The layer.
+        called: The call, with what is fused behind it.
         source: Its input.
-        clip: What is fused behind it.
         out: Its result.
         samples: Samples in a micro-batch.
         finite: Whether its result is surely finite. A kernel's own clip would hide NaN.
     """
-    rest = op.args[3:]
-    geometry = geometry_of(op)
+    index, geometry, clip = called.index, called.geometry, called.clip
     fused, after = (clip, NO_CLIP) if finite else (NO_CLIP, clip)
 
     def compute_group(x: Tensor, layer: BoundLayer) -> Tensor:
-        if geometry is not None and isinstance(layer.weight, PackedFloat):
-            return clipped(float_conv(x, layer.weight, layer.bias, geometry, fused), after)
-        return clipped(op.target(x, layer.weight, layer.bias, *rest), clip)
+        if layer.kernel is not None and isinstance(layer.weight, PackedFloat):
+            return clipped(float_conv(x, layer.weight, layer.bias, layer.kernel, fused), after)
+        if not isinstance(layer.weight, Tensor):
+            raise NetworkError("a layer that computes in integers was asked for floats: the plan is of another policy")
+        return clipped(product(x, layer.weight, layer.bias, geometry), clip)
 
     def run(frame: Frame) -> None:
         layer = frame.layers[index]
@@ -244,11 +239,11 @@ def quantize_for(source: Key, targets: tuple[int, ...], *, static: bool, check: 
     return run
 
 
-def compute(op: Op, out: Key) -> Run:
+def compute(op: Op, constants: Mapping[str, Tensor], out: Key) -> Run:
     """Return what runs an operator as captured."""
+    inputs = op.inputs
 
     def run(frame: Frame) -> None:
-        args, kwargs = tree_map_only(Ref, lambda ref: frame.results[ref.name, FLOAT], (op.args, op.kwargs))
-        frame.results[out] = op.target(*args, **kwargs)
+        frame.results[out] = op.compute({name: frame.results[name, FLOAT] for name in inputs}, constants)
 
     return run

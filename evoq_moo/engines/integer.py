@@ -1,55 +1,47 @@
 """The integer engine: the reference's arithmetic on int8 kernels, for a fraction of a float forward."""
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.engines._capture import CaptureError
 from evoq_moo.engines._captured import CapturedRunner
 from evoq_moo.engines._kernels import integer_supported
 from evoq_moo.engines._layers import integer_layers
-from evoq_moo.engines._modules import ReplacedRunner
-from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.errors import ArgumentError, NetworkError, check_count
+from evoq_moo.graph import GraphNetwork, Samples, count, device_of, relative_error
 from evoq_moo.ranges import LayerRanges
-from evoq_moo.space import IntArray
+from evoq_moo.space import IntArray, LayerInfo
 
 __all__ = ["IntegerEngine", "integer_supported"]
-
-logger = logging.getLogger("evoq_moo")
-
-_REPLACED_BATCH = 5
 
 
 class IntegerEngine:
     """Computes a network's heads under given bit-widths, products of quantized layers in integers.
 
-    The network is captured once as a graph. Where one layer alone reads a result, its levels are made straight from
-    the int32 sums; a clip, a max-pooling, a concatenation or another move in between runs on levels. Where several
-    read it, or a sum does, the result is float32 and is quantized once for each distinct quantizer. A network that
-    can't be captured runs module by module instead, its layers in integers, everything between them as it is.
+    Where one layer alone reads a result, its levels are made straight from the int32 sums; a clip, a max-pooling, a
+    concatenation or another move in between runs on levels. Where several read it, or a sum does, the result is float32
+    and is quantized once for each distinct quantizer.
 
     A layer with one side at 16 or 32 bits, and a layer there is no exact integer kernel for, computes in float32 as
     in the reference. On processors without int8 dot-product instructions that is any layer with both sides at 8 bits.
 
-    Results do not depend on the number of threads or, for a captured network, on the micro-batch size, except through
+    Results do not depend on the number of threads or, on the micro-batch size, except through
     operators between layers that mix samples or whose own rounding depends on it (none of those in torchvision's
     classifiers). They differ from the reference's where its float32 sums round across the border of a level: one such
     flip re-rounds everything behind it. `benchmarks/engine_agreement.py` compares both with float64, and with float64
     whose results are rounded once to float32, which no float32 arithmetic can be closer than.
 
     Args:
-        network: The folded float network; it may be changed.
-        samples: Float32 `(samples, ...)`.
-        ranges: Ranges for each layer's name, in policy order.
+        network: The captured float network.
+        samples: The samples.
+        layers: Its layers, in policy order.
+        ranges: Ranges for each layer's name.
         batch_size: Samples in a micro-batch; None for a size that keeps results in cache.
         pool: Where micro-batches run.
 
     Attributes:
-        captured: Whether the network runs from its captured graph.
-        reason: If not, why.
         fallbacks: Why layers never compute in integers, by name.
 
     Raises:
@@ -62,8 +54,9 @@ class IntegerEngine:
     def __init__(
         self,
         *,
-        network: nn.Module,
-        samples: Tensor,
+        network: GraphNetwork,
+        samples: Samples,
+        layers: Sequence[LayerInfo],
         ranges: Mapping[str, LayerRanges],
         batch_size: int | None = None,
         pool: ComputePool,
@@ -71,32 +64,33 @@ class IntegerEngine:
         supported, reason = pool.run(integer_supported)
         if not supported:
             raise ArgumentError(f"engine: 'integer' can't run here: {reason}; allowed: 'reference'")
-        if len(samples) == 0:
+        if count(samples) == 0:
             raise ArgumentError("samples: given no samples; allowed: at least one")
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        if samples.device.type != "cpu":
-            raise ArgumentError(f"engine: 'integer' runs on the CPU, given samples on {samples.device}")
+        if device_of(samples).type != "cpu":
+            raise ArgumentError(f"engine: 'integer' runs on the CPU, given samples on {device_of(samples)}")
+        if tuple(layer.name for layer in layers) != network.graph.layers:
+            raise ArgumentError("layers: given layers of another network; allowed: those of the graph, in its order")
         self._layers = integer_layers(network, ranges)
         self.fallbacks = {layer.name: layer.refusal for layer in self._layers if layer.refusal}
-        self._runner: CapturedRunner | ReplacedRunner
-        self.reason = ""
-        try:
-            self._runner = CapturedRunner(
-                network=network, samples=samples, layers=self._layers, batch_size=batch_size, pool=pool
-            )
-        except CaptureError as error:
-            self.reason = str(error)
-            logger.warning("the integer engine runs module by module: the network can't be captured: %s", error)
-            self._runner = ReplacedRunner(
-                network=network,
-                samples=samples,
-                ranges=ranges,
-                layers=self._layers,
-                batch_size=batch_size or _REPLACED_BATCH,
-                pool=pool,
-            )
-        self.captured = not self.reason
+        self._runner = CapturedRunner(
+            network=network, samples=samples, layers=self._layers, batch_size=batch_size, pool=pool
+        )
+
+    def check(self, float_heads: Sequence[Tensor], largest: float) -> None:
+        """Raise unless all layers in float give the float network's heads.
+
+        Args:
+            float_heads: The float network's heads on the samples.
+            largest: Largest relative error allowed.
+
+        Raises:
+            NetworkError: They don't.
+        """
+        error = relative_error(float_heads, self.heads(np.full((len(self._layers), 2), 32, dtype=np.int64)))
+        if error > largest:
+            raise NetworkError(f"engine: with all layers in float it is off by a relative error of {error:.2g}")
 
     def _checked(self, bits: IntArray, dims: int) -> IntArray:
         array = np.asarray(bits, dtype=np.int64)
@@ -117,7 +111,7 @@ class IntegerEngine:
     def scan(self, bits: IntArray) -> Iterator[list[Tensor]]:
         """Give the heads under each of many bit-widths `(policies, layers, 2)` that leave most layers in float.
 
-        For a captured network, the float network runs once on each micro-batch, and each policy computes only what
+        The float network runs once on each micro-batch, and each policy computes only what
         comes behind its first quantized layer.
 
         Raises:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from evoq_moo._setup import observed
 from evoq_moo.arithmetic import activation_range
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.export._read import OnnxFile
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._template import require_onnx
+from evoq_moo.graph import Samples, run, split
+from evoq_moo.quantizer import LayerParameters
 
 BATCH = 5
 """Images of one forward pass. Sums of float32 depend on it, so whatever is compared is computed in the same batches."""
@@ -53,7 +54,7 @@ class Parted:
     """
 
     image: int
-    batch: Tensor
+    batch: Samples
     row: int
     expected: int
     found: int
@@ -93,7 +94,7 @@ class Disagreement:
 
 
 def compare_levels(
-    found: OnnxFile, against: nn.Module, layers: Sequence[LayerParameters], images: Tensor
+    found: OnnxFile, against: nn.Module, layers: Sequence[LayerParameters], images: Samples
 ) -> LevelReport:
     """Return how many input levels of every layer are equal on some images.
 
@@ -107,7 +108,7 @@ def compare_levels(
     first: str | None = None
     session, names = _session_of_inputs(found, layers)
     exact = {layer.name for layer in found.layers if layer.exact}
-    for batch in torch.split(images, BATCH):
+    for batch in split(images, BATCH):
         there, here = _inputs_of_file(session, names, batch), _inputs_of_network(against, layers, batch)
         for p in layers:
             if p.name not in names:
@@ -183,13 +184,13 @@ def _session_of_inputs(found: OnnxFile, layers: Sequence[LayerParameters]) -> tu
     return open_session(model.SerializeToString()), names
 
 
-def _inputs_of_file(session: Any, names: set[str], batch: Tensor) -> _Values:
+def _inputs_of_file(session: Any, names: set[str], batch: Samples) -> _Values:
     wanted = [f"{name}.input" for name in names]
     found = run_session(session, batch, wanted) if wanted else []
     return dict(zip(names, found, strict=True))
 
 
-def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], batch: Tensor) -> _Values:
+def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], batch: Samples) -> _Values:
     """Return the float input of each layer's first call, before it is quantized."""
     kept: _Values = {}
 
@@ -198,7 +199,7 @@ def _inputs_of_network(network: nn.Module, layers: Sequence[LayerParameters], ba
 
     inner: Any = network.network
     with observed(inner, [p.name for p in layers], keep), torch.no_grad():
-        network(batch)
+        run(network, batch)
     return kept
 
 

@@ -1,6 +1,5 @@
 """`load`: a network from its folder, without its maker's code where possible."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from torch import nn
 
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.errors import ArgumentError, MissingFileError
-from evoq_moo.layers import fold_batch_norm
+from evoq_moo.graph import own_copy, prepare, untouched
 from evoq_moo.recipe import RECIPE_FILE, Recipe, read_recipe
 
 
@@ -19,8 +18,9 @@ def folded_network(recipe: Recipe) -> nn.Module:
         EvoqError: As :meth:`Recipe.load_model`.
     """
     network, preprocess = recipe.load_model()
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
-    fold_batch_norm(folded, torch.zeros(1, preprocess.channels, preprocess.crop, preprocess.crop))
+    with untouched():
+        own, _ = own_copy(network)
+        folded = prepare(own, torch.zeros(2, preprocess.channels, preprocess.crop, preprocess.crop)).network
     folded.preprocess = preprocess  # type: ignore[assignment]
     return folded
 

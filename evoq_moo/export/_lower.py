@@ -64,8 +64,8 @@ def lower(
     build = Build(two_bit_types=opset >= TWO_BIT_OPSET)
     containers = containers_of(shipment, packed=packed, opset=opset)
     plans = [
-        LayerPlan.of(p, shipment.network.get_submodule(p.name), container, form)
-        for p, container in zip(shipment.layers, containers, strict=True)
+        LayerPlan.of(p, layer, container, form)
+        for p, layer, container in zip(shipment.layers, shipment.products, containers, strict=True)
     ]
     outputs = {value.name for value in model.graph.output}
     weights: dict[str, LayerPlan] = {}
@@ -208,17 +208,22 @@ def _weight(build: Build, plan: LayerPlan) -> str:
     p, container = plan.p, plan.container
     name = f"{p.name}.weight"
     if container == FLOAT:
-        return build.value(name, array_of(p.weight))
+        return build.value(name, array_of(None if p.weight is None else plan.stored(p.weight)))
     if f"{name}_levels" in build.values:
         return name
     from onnx import TensorProto
 
-    levels, scales = array_of(p.weight_levels), build.value(f"{name}_scales", array_of(p.weight_scales))
-    axis = {} if plan.exact else {"axis": p.channel_dim}
-    steps = build.unit() if plan.exact else scales
+    levels = array_of(None if p.weight_levels is None else plan.stored(p.weight_levels))
+    scales = build.value(f"{name}_scales", array_of(p.weight_scales))
+    geometry = plan.layer.geometry
+    # The channels of several groups of a transposed convolution lie on two axes: their scales are multiplied behind.
+    apart = geometry.transposed and geometry.groups > 1 and not plan.exact
+    axis = {} if plan.exact or apart else {"axis": int(geometry.transposed)}
+    steps = build.unit() if plan.exact or apart else scales
+    result = None if apart else name
     if container == "uint8":
         shifted = (levels.astype(np.int16) + 128).astype(np.uint8)
-        shape = () if plan.exact else (len(array_of(p.weight_scales)),)
+        shape = () if not axis else (len(array_of(p.weight_scales)),)
         zeros = build.value(f"{name}_zero_points", np.full(shape, 128, dtype=np.uint8))
         return build.node("DequantizeLinear", [build.value(f"{name}_levels", shifted), steps, zeros], name, **axis)
     if container.startswith("bits"):
@@ -226,7 +231,13 @@ def _weight(build: Build, plan: LayerPlan) -> str:
     else:
         dtype = {"int8": None, "int4": TensorProto.INT4, "int2": getattr(TensorProto, "INT2", None)}[container]
         stored = build.value(f"{name}_levels", levels, dtype)
-    return build.node("DequantizeLinear", [stored, steps], name, **axis)
+    dequantized = build.node("DequantizeLinear", [stored, steps], result, **axis)
+    if not apart or p.weight_scales is None:
+        return dequantized
+    spread = p.weight_scales.reshape(-1, *(1,) * (levels.ndim - 1)).expand(
+        -1, plan.layer.weight.shape[1], *(1,) * geometry.dims
+    )
+    return build.node("Mul", [dequantized, build.value(f"{name}_spread_scales", array_of(plan.stored(spread)))], name)
 
 
 def _unpacked(build: Build, name: str, levels: npt.NDArray[np.int8], bits: int) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._build import Build
 from evoq_moo.export._exact import EXACT, as_output, digit_plan, is_exact
-from evoq_moo.layers import channel_repeats
+from evoq_moo.graph import Product, torch_layout
+from evoq_moo.quantizer import LayerParameters
 
 
 @dataclass
@@ -32,7 +32,7 @@ class LayerPlan:
     """
 
     p: LayerParameters
-    layer: Any
+    layer: Product
     container: str
     exact: bool
     base: int
@@ -42,21 +42,20 @@ class LayerPlan:
     parts: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, p: LayerParameters, layer: nn.Module, container: str, form: str) -> "LayerPlan":
+    def of(cls, p: LayerParameters, layer: Product, container: str, form: str) -> "LayerPlan":
         """Return the plan of a layer."""
-        exact = form == EXACT and is_exact(p, layer)
+        exact = form == EXACT and is_exact(p)
         base, count = digit_plan(p) if exact else (1, 1)
         return cls(p, layer, container, exact, base, count)
 
     @property
     def channels(self) -> int:
         """Output channels."""
-        return int(self.p.value().shape[self.p.channel_dim]) * self.groups
+        return len(self.p.value())
 
-    @property
-    def groups(self) -> int:
-        """How often each weight channel stands among the output channels."""
-        return channel_repeats(self.layer)
+    def stored(self, weight: Tensor) -> Tensor:
+        """Return a weight, or what broadcasts over one, in ONNX's layout."""
+        return torch_layout(weight, self.layer.geometry)
 
 
 def array_of(tensor: Tensor | None) -> npt.NDArray[Any]:
@@ -145,9 +144,6 @@ def _factor(build: Build, plan: LayerPlan) -> str:
         return plan.factor
     plan.factor = f"{p.name}.factor"
     factor = build.node("Mul", [f"{p.name}.weight_scales", plan.input_scale])
-    if plan.groups > 1:
-        repeats = build.value(f"evoq.{plan.groups}", np.array([plan.groups], dtype=np.int64))
-        factor = build.node("Tile", [factor, repeats])
     return _as_output(build, plan, factor, plan.factor)
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._build import LAYER_MARK
 from evoq_moo.export._lower import TWO_BIT_OPSET, lower
 from evoq_moo.export._onnx import runs_two_bit_types
-from evoq_moo.export._session import open_session
+from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._template import OPSET, make_template, require_onnx
+from evoq_moo.graph import rows
 from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
@@ -153,7 +153,7 @@ class _Runner:
         self.network = network
         self.repeats = repeats
         self.threads = threads
-        self.sample: npt.NDArray[np.float32] = network.samples[:1].cpu().numpy()
+        self.sample = rows(network.samples, slice(0, 1))
         self.template = make_template(network.apply(network.uniform(8)), network.samples)
 
     def model(self, policy: Policy) -> bytes:
@@ -169,7 +169,7 @@ class _Runner:
         spent = []
         for i in range(self.repeats + 2):
             begun = time.perf_counter()
-            session.run(None, {"input": self.sample})
+            run_session(session, self.sample)
             if i >= 2:  # the first passes warm up
                 spent.append(1000 * (time.perf_counter() - begun))
         return median(spent)
@@ -179,7 +179,7 @@ class _Runner:
         with tempfile.TemporaryDirectory() as folder:
             session = open_session(model, threads=self.threads, integer=True, profile=Path(folder) / "profile")
             for _ in range(self.repeats + 2):
-                session.run(None, {"input": self.sample})
+                run_session(session, self.sample)
             events = json.loads(Path(session.end_profiling()).read_text())
         owners = _owners(model)
         spent: dict[str, list[float]] = defaultdict(list)

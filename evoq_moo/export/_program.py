@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._shipment import check_network, sample_for, shipment_of
 from evoq_moo.export._template import quiet
+from evoq_moo.graph import Samples, arguments
 
 
-def export_program(network: nn.Module, path: str | Path, *, sample: Tensor | Sequence[int] | None = None) -> int:
+def export_program(network: nn.Module, path: str | Path, *, sample: Samples | Sequence[int] | None = None) -> int:
     """Write a network under its policy as a torch.export program (`.pt2`), for any number of samples at once.
 
     Weights are int8 levels in the file, whatever their bits; the program computes products of integers,
@@ -45,7 +46,11 @@ def export_program(network: nn.Module, path: str | Path, *, sample: Tensor | Seq
     whole = exact_network(shipment)
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(whole, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+            any_size = shipment.graph.graph.any_size
+            batch = {0: torch.export.Dim("batch")} if any_size else None
+            args, kwargs = arguments(x)
+            shapes = {"args": tuple(batch for _ in args), "kwargs": dict.fromkeys(kwargs, batch)} if any_size else None
+            program = torch.export.export(whole, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export fails in many ways on code it can't follow
         reason = str(error).strip().splitlines()
         raise NetworkError(

@@ -8,10 +8,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from evoq_moo._files import write_atomically
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.errors import NetworkError
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._template import BIAS, DOMAIN, OPSET, WEIGHT, Template, make_template, require_onnx
+from evoq_moo.graph import Geometry, torch_layout
+from evoq_moo.quantizer import LayerParameters
 
 QUANT_DOMAIN = "qonnx.custom_op.general"
 
@@ -54,8 +55,8 @@ def export_qonnx(
     values: dict[str, Any] = {}
     for node in model.graph.node:
         if node.domain == DOMAIN:
-            p = shipment.layers[node.attribute[0].i]
-            nodes.append(_quant(onnx, node, p, values))
+            i = node.attribute[0].i
+            nodes.append(_quant(onnx, node, shipment.layers[i], shipment.products[i].geometry, values))
         elif node.domain:
             raise NetworkError(f"network: needs {node.domain}.{node.op_type}, which standard ONNX lacks")
         else:
@@ -81,7 +82,7 @@ def export_qonnx(
     return len(content)
 
 
-def _quant(onnx: Any, node: Any, p: LayerParameters, values: dict[str, Any]) -> Any:
+def _quant(onnx: Any, node: Any, p: LayerParameters, geometry: Geometry, values: dict[str, Any]) -> Any:
     """Return the node in the place of a mark."""
 
     def value(name: str, array: Any) -> str:
@@ -96,12 +97,18 @@ def _quant(onnx: Any, node: Any, p: LayerParameters, values: dict[str, Any]) -> 
         )
     zero: float = 0.0
     if node.op_type == WEIGHT:
-        source, bits, kind = value(f"{p.name}.weight", p.value().numpy()), p.weight_bits, "weight"
+        source, bits, kind = (
+            value(f"{p.name}.weight", torch_layout(p.value(), geometry).numpy()),
+            p.weight_bits,
+            "weight",
+        )
         scales: Any = None
         if p.weight_scales is not None:
-            shape = [1] * p.value().dim()
-            shape[p.channel_dim] = -1
-            scales = p.weight_scales.numpy().reshape(shape)
+            weight = p.value()
+            spread = p.weight_scales.reshape(-1, *(1,) * (weight.dim() - 1))
+            if geometry.transposed:
+                spread = torch_layout(spread.expand(-1, weight.shape[1], *(1,) * geometry.dims), geometry)
+            scales = spread.numpy()
     else:
         source, bits, kind = node.input[0], p.activation_bits, "input"
         scales, zero = p.activation_scale, float(p.activation_zero_point or 0)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from torch import Tensor
 
 from evoq_moo.errors import FormatError, MissingPackageError
+from evoq_moo.graph import Samples, leaves
 
 
 def open_session(
@@ -46,15 +46,19 @@ def open_session(
         raise FormatError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
-def run_session(session: Any, batch: Tensor, outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
     """Return outputs of a session on a batch, all of them or those named.
 
     Raises:
         FormatError: onnxruntime can't run the file on it.
     """
+    tensors = leaves(batch)
     try:
-        found: list[npt.NDArray[Any]] = session.run(outputs, {session.get_inputs()[0].name: batch.numpy()})
+        given = {taken.name: x.numpy() for taken, x in zip(session.get_inputs(), tensors, strict=True)}
+        found: list[npt.NDArray[Any]] = session.run(outputs, given)
     except Exception as error:  # its exceptions share no base of their own
         reason = " ".join(str(error).split())
-        raise FormatError(f"onnxruntime can't run the model on images of {tuple(batch.shape)}: {reason}") from error
+        raise FormatError(
+            f"onnxruntime can't run the model on samples of {[tuple(x.shape) for x in tensors]}: {reason}"
+        ) from error
     return found

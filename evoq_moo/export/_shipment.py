@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoq_moo._setup import check_samples, digest, network_fingerprint, tensor_bytes
+from evoq_moo._setup import digest, network_fingerprint, tensor_bytes
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.calibration._parameters import LayerParameters, parameters_of
 from evoq_moo.cost import Cost, policy_cost
-from evoq_moo.engines.reference import QuantizedLayer
 from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.graph import GraphNetwork, Product, Samples, check_samples, filled, rows, run
 from evoq_moo.network import QuantizedModule
 from evoq_moo.preprocess import Preprocess
+from evoq_moo.quantizer import LayerParameters
 from evoq_moo.space import LayerInfo, Policy
 
 
@@ -51,6 +51,22 @@ class Shipment:
         """The maps of the heads, none where all change nothing."""
         return () if all(m.is_identity for m in self.outputs) else self.outputs
 
+    @property
+    def graph(self) -> GraphNetwork:
+        """The network as a graph.
+
+        Raises:
+            NetworkError: It was not captured.
+        """
+        if not isinstance(self.network, GraphNetwork):
+            raise NetworkError("network: can't be exported: it could not be captured as a graph (see its notes)")
+        return self.network
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """The float layers, in policy order."""
+        return tuple(layer for layer in self.graph.products if isinstance(layer, Product))
+
     def cost(self) -> Cost:
         """Return the size (MiB) and overhead (MiB) of the weights; bit operations are not known here and 0."""
         return policy_cost([_info(p) for p in self.layers], self.policy.to_array())
@@ -79,7 +95,7 @@ def _info(p: LayerParameters) -> LayerInfo:
         params=weight.numel(),
         macs=0,
         bias_params=0 if p.bias is None else p.bias.numel(),
-        output_channels=weight.shape[p.channel_dim],
+        output_channels=len(weight),
     )
 
 
@@ -96,7 +112,7 @@ def shipment_of(module: nn.Module, *, provenance: Mapping[str, Any] | None = Non
     if isinstance(module, CalibratedNetwork):
         layers, outputs = module.layers, module.outputs
     elif isinstance(module, QuantizedModule):
-        layers, outputs = _layers_of(module), ()
+        layers, outputs = module.layers, ()
     else:
         raise ArgumentError(
             f"network: given {type(module).__name__}; allowed: a CalibratedNetwork, or QuantizedNetwork.apply's"
@@ -111,48 +127,38 @@ def shipment_of(module: nn.Module, *, provenance: Mapping[str, Any] | None = Non
     )
 
 
-def _layers_of(module: QuantizedModule) -> tuple[LayerParameters, ...]:
-    modules, floats = dict(module.network.named_modules()), dict(module.reference.named_modules())
-    pairs = module.policy.to_array().tolist()
-    found = []
-    for name, bits in zip(module.policy.layers, pairs, strict=True):
-        layer = modules[name]
-        if not isinstance(layer, QuantizedLayer):
-            raise ArgumentError(f"network: its layer {name!r} is no longer quantized; allowed: apply's result as it is")
-        found.append(parameters_of(name, floats[name], layer.ranges, bits))
-    return tuple(found)
-
-
-def sample_for(shipment: Shipment, sample: Tensor | Sequence[int] | None) -> Tensor:
+def sample_for(shipment: Shipment, sample: Samples | Sequence[int] | None) -> Samples:
     """Return an input to trace a network with: two samples, so that the batch does not look like a constant.
 
     Args:
         shipment: The network.
-        sample: Samples `(n, ...)`, or the shape of one sample such as `(3, 224, 224)`; None for what the network's
-            preprocessing says.
+        sample: Samples as the network takes them, or the shape of one sample such as `(3, 224, 224)`; None for what
+            the network's preprocessing says.
 
     Raises:
         ArgumentError: Neither is given, or what is given is of another kind.
     """
-    if isinstance(sample, Tensor):
+    given: Samples
+    if sample is None:
+        if shipment.preprocess is None:
+            raise ArgumentError(
+                "sample: given none, and the network has no `preprocess` attribute; allowed: float32 samples, or the "
+                "shape of one, like (3, 224, 224)"
+            )
+        p = shipment.preprocess
+        given = torch.rand((1, p.channels, p.crop, p.crop), generator=torch.Generator().manual_seed(0))
+    elif isinstance(sample, Tensor | Mapping) or any(isinstance(n, Tensor) for n in sample):
         given = check_samples(sample)
-    elif sample is not None:
+    else:
         sides = tuple(sample)
         if not sides or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sides):
             raise ArgumentError(f"sample: given {sample!r}; allowed: float32 samples, or a shape like (3, 224, 224)")
         given = torch.rand(sides, generator=torch.Generator().manual_seed(0))[None]
-    elif shipment.preprocess is not None:
-        p = shipment.preprocess
-        given = torch.rand((1, p.channels, p.crop, p.crop), generator=torch.Generator().manual_seed(0))
-    else:
-        raise ArgumentError(
-            "sample: given none, and the network has no `preprocess` attribute; allowed: float32 samples, or the shape "
-            "of one, like (3, 224, 224)"
-        )
-    return torch.cat([given[:1], given[:1]])
+    size = shipment.graph.graph.samples
+    return filled(rows(given, [0] * min(2, size)), size) if not shipment.graph.graph.any_size else rows(given, [0, 0])
 
 
-def check_network(shipment: Shipment, sample: Tensor) -> None:
+def check_network(shipment: Shipment, sample: Samples) -> None:
     """Raise unless the float network runs on a sample.
 
     Raises:
@@ -160,9 +166,6 @@ def check_network(shipment: Shipment, sample: Tensor) -> None:
     """
     try:
         with torch.no_grad():
-            shipment.network(sample)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shape = tuple(sample.shape)
-        raise NetworkError(
-            f"sample: the network can't run on shape {shape}: {type(error).__name__}: {error}"
-        ) from error
+            run(shipment.network, sample)
+    except Exception as error:  # a network can fail in any way
+        raise NetworkError(f"sample: the network can't run on it: {type(error).__name__}: {error}") from error

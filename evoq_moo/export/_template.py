@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from evoq_moo.engines.reference import WrappedLayer
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
 from evoq_moo.export._whole import replaced
+from evoq_moo.graph import Product, Samples, arguments, torch_layout, torch_product
 
 DOMAIN = "evoq_moo"
 INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
@@ -59,33 +58,34 @@ def require_onnx() -> Any:
     return onnx
 
 
-class _MarkedLayer(WrappedLayer):
-    """A layer whose input, weight and bias pass through marks."""
+class _MarkedLayer(Product):
+    """A layer whose input, weight and bias pass through marks; its weight is marked in torch's own layout."""
 
-    def __init__(self, layer: nn.Module, index: int) -> None:
-        super().__init__(layer)
+    def __init__(self, layer: Product, index: int, bias: Tensor | None) -> None:
+        super().__init__(layer.weight, bias, layer.geometry)
         self.index = index
+        self.own = nn.Parameter(torch_layout(layer.weight, layer.geometry), requires_grad=False)
 
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: A002 - the name torch's layers use
-        own = {"weight": self._mark(WEIGHT, self.layer.weight)}
-        if getattr(self.layer, "bias", None) is not None:
-            own["bias"] = self._mark(BIAS, self.layer.bias)
-        return functional_call(self.layer, own, (self._mark(INPUT, input), *args), kwargs)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name torch's layers use
+        weight = self._mark(WEIGHT, self.own)
+        bias = None if self.bias is None else self._mark(BIAS, self.bias)
+        x = self._mark(INPUT, input)
+        return torch_product(x, weight, bias, self.geometry)
 
-    def _mark(self, kind: str, x: Any) -> Tensor:
+    def _mark(self, kind: str, x: Tensor) -> Tensor:
         marked: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{kind}", (x,), {"layer": self.index}, dtype=x.dtype, shape=x.shape, version=1
         )
         return marked
 
 
-def make_template(network: nn.Module | Shipment, sample: Tensor | Sequence[int] | None = None) -> Template:
+def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int] | None = None) -> Template:
     """Return a network's marked graph with any number of samples.
 
     Args:
         network: A `CalibratedNetwork`, or what `QuantizedNetwork.apply` gives; its bit-widths do not matter, its output
             maps do.
-        sample: Samples `(n, ...)` or the shape of one; None for what the network's preprocessing says.
+        sample: Samples, or the shape of one; None for what the network's preprocessing says.
 
     Raises:
         ArgumentError: No sample, or of another kind.
@@ -96,17 +96,21 @@ def make_template(network: nn.Module | Shipment, sample: Tensor | Sequence[int] 
     shipment = network if isinstance(network, Shipment) else shipment_of(network)
     x = sample_for(shipment, sample)
     check_network(shipment, x)
-    whole = replaced(shipment, _MarkedLayer)
+    whole = replaced(shipment, lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias))
+    args, kwargs = arguments(x)
     with torch.no_grad():
-        names = _output_names(shipment.network(x))
+        names = _output_names(shipment.network(*args, **kwargs))
+    any_size = shipment.graph.graph.any_size
+    batch = {0: torch.export.Dim("batch")} if any_size else None
     try:
         with quiet():
             program = torch.onnx.export(
                 whole,
-                (x,),
+                args,
+                kwargs=kwargs,
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["input"],
+                dynamic_shapes=(tuple(batch for _ in args), dict.fromkeys(kwargs, batch)) if any_size else None,
+                input_names=input_names(x),
                 output_names=names,
                 opset_version=OPSET,
                 optimize=True,
@@ -115,17 +119,15 @@ def make_template(network: nn.Module | Shipment, sample: Tensor | Sequence[int] 
     except Exception as error:  # the exporter fails in many ways on code it can't follow
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         raise NetworkError(
-            f"network: can't be exported with any number of samples: {type(error).__name__}: "
-            f"{lines[0] if lines else 'no reason given'}"
+            f"network: can't be exported: {type(error).__name__}: {lines[0] if lines else 'no reason given'}"
         ) from error
     if program is None:
         raise NetworkError("network: torch.onnx gave no program")
     model = program.model_proto
     samples = model.graph.input[0].type.tensor_type.shape.dim[0]
-    if not samples.dim_param:  # the exporter falls back to a fixed number without an error
+    if any_size and not samples.dim_param:  # the exporter falls back to a fixed number without an error
         raise NetworkError(
-            f"network: its graph takes {samples.dim_value} samples only; where its forward pass asks for their number, "
-            "len(x) fixes it and x.shape[0] does not"
+            f"network: its ONNX graph takes {samples.dim_value} samples only, though its own takes any number"
         )
     return Template(
         model=_without_marked_values(model),
@@ -148,6 +150,13 @@ def quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def input_names(samples: Samples) -> list[str]:
+    """Return the names of a file's inputs: ``"input"``, numbers behind it for several, or the keyword arguments'."""
+    args, kwargs = arguments(samples)
+    positional = ["input"] if len(args) == 1 else [f"input_{i}" for i in range(len(args))]
+    return [*positional, *kwargs]
 
 
 def _output_names(output: Any) -> list[str]:

@@ -1,7 +1,7 @@
 """`verify_onnx`: what an ONNX file computes against the network it was made from."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,6 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from evoq_moo.calibration._parameters import LayerParameters
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._exact import EXACT, exact_network
@@ -21,7 +20,10 @@ from evoq_moo.export._levels import BATCH, Disagreement, LevelReport, Parted, co
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import Shipment, shipment_of
+from evoq_moo.graph import Geometry, Samples, join, rows, run, split, torch_layout
+from evoq_moo.graph import count as number_of
 from evoq_moo.progress import track
+from evoq_moo.quantizer import LayerParameters
 
 LOGIT_LEVELS = 2.0
 """Allowed distance of logits, in output levels."""
@@ -122,7 +124,7 @@ class Verification:
 def verify_onnx(
     path: str | Path,
     against: nn.Module,
-    images: Tensor | Iterable[Tensor],
+    images: Samples | Iterable[Samples],
     *,
     level_images: int = 10,
     repeats: int = 20,
@@ -138,7 +140,8 @@ def verify_onnx(
     Args:
         path: The file.
         against: The network: a `CalibratedNetwork`, or what `QuantizedNetwork.apply` gives.
-        images: Preprocessed float32 images `(n, ...)`, or batches of them.
+        images: Preprocessed float32 images `(n, ...)`, or samples in any form that the network takes; or an iterator
+            of batches of them.
         level_images: How many of them to compare the levels of every layer's input on.
         repeats: Passes for the latency; 0 for none.
         count: How many images there are, for the progress bar; None if not known.
@@ -159,21 +162,27 @@ def verify_onnx(
     found = read_onnx(path)
     problems = _parameter_problems(found, shipment)
     computed: Any = exact_network(shipment) if found.form == EXACT else against
-    batches: Iterable[Tensor] = torch.split(images, BATCH) if isinstance(images, Tensor) else images
+    whole = isinstance(images, Tensor | tuple | Mapping)
+    batches: Iterable[Samples] = split(images, BATCH) if whole else images  # type: ignore[arg-type, assignment]
     session = open_session(found.content)
     heads = _Heads()
-    kept: list[Tensor] = []
-    with track(len(images) if isinstance(images, Tensor) else count, "verifying", enabled=progress) as bar:
+    kept: list[Samples] = []
+    with track(
+        number_of(images) if whole else count,  # type: ignore[arg-type]
+        "verifying",
+        enabled=progress,
+    ) as bar:
         for batch in batches:
             with torch.no_grad():
-                expected = [head.numpy() for head in heads_of(computed(batch))]
+                expected = [head.numpy() for head in heads_of(run(computed, batch))]
             heads.add(expected, _run(session, batch), batch)
-            if sum(map(len, kept)) < level_images:
-                kept.append(batch[: level_images - sum(map(len, kept))])
-            bar.advance(len(batch))
+            missing = level_images - sum(map(number_of, kept))
+            if missing > 0:
+                kept.append(rows(batch, slice(0, missing)))
+            bar.advance(number_of(batch))
     if not kept:
         raise ArgumentError("images: given none; allowed: at least one")
-    levels = compare_levels(found, computed, shipment.layers, torch.cat(kept))
+    levels = compare_levels(found, computed, shipment.layers, join(kept))
     disagreements = explain(found, computed, shipment.layers, heads.parted[:_EXPLAINED])
     distance, in_levels = heads.distances()
     size, stored = len(found.content), _stored(found)
@@ -189,7 +198,7 @@ def verify_onnx(
         size=size,
         predicted=found.sizes["weights"] + found.sizes["overhead"] + found.sizes["float_rest"],
         stored=stored,
-        latency=_latency(found, against, shipment, kept[0][:1], repeats) if repeats else None,
+        latency=_latency(found, against, shipment, rows(kept[0], slice(0, 1)), repeats) if repeats else None,
     )
 
 
@@ -205,7 +214,7 @@ class _Heads:
         self.distance: list[float] = []
         self.parted: list[Parted] = []
 
-    def add(self, expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray[Any]], batch: Tensor) -> None:
+    def add(self, expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray[Any]], batch: Samples) -> None:
         if [e.shape for e in expected] != [f.shape for f in found]:
             raise ArgumentError(
                 f"against: gives heads {[e.shape for e in expected]}, the file {[f.shape for f in found]}"
@@ -232,7 +241,7 @@ class _Heads:
                         margin=float(expected[0][row, chosen[row]] - expected[0][row, other[row]]),
                     )
                 )
-        self.count += len(batch)
+        self.count += number_of(batch)
 
     def agreement(self) -> float | None:
         return self.same / self.count if self.classifies else None
@@ -242,7 +251,7 @@ class _Heads:
         return tuple(self.distance), tuple(d / s for d, s in zip(self.distance, steps, strict=True))
 
 
-def _run(session: Any, batch: Tensor) -> list[npt.NDArray[Any]]:
+def _run(session: Any, batch: Samples) -> list[npt.NDArray[Any]]:
     return [h for h in run_session(session, batch) if h.dtype == np.float32]
 
 
@@ -256,21 +265,21 @@ def _parameter_problems(found: OnnxFile, shipment: Shipment) -> list[str]:
     problems = []
     if found.fingerprints.get("network") != shipment.network_fingerprint():
         problems.append("the file names another float network than its parameters should come from")
-    for layer, p in zip(found.layers, shipment.layers, strict=True):
-        wrong = _layer_problem(layer, p)
+    for layer, p, own in zip(found.layers, shipment.layers, shipment.products, strict=True):
+        wrong = _layer_problem(layer, p, own.geometry)
         if wrong:
             problems.append(f"layer {p.name!r}: other parameters than expected: {wrong}")
     return problems
 
 
-def _layer_problem(layer: OnnxLayer, p: LayerParameters) -> str:
+def _layer_problem(layer: OnnxLayer, p: LayerParameters, geometry: Geometry) -> str:
     """Return what differs between a layer in the file and what it should be, if anything."""
     bias = layer.bias
     if p.bias is None and bias is not None and not bias.any():  # zeros keep onnxruntime from fusing a product
         bias = None
     pairs = (
         ("weight scales", layer.scales, p.weight_scales),
-        ("weights", layer.weight, p.weight),
+        ("weights", layer.weight, None if p.weight is None else torch_layout(p.weight, geometry)),
         ("biases", bias, p.bias),
     )
     for what, there, wanted in pairs:
@@ -279,7 +288,7 @@ def _layer_problem(layer: OnnxLayer, p: LayerParameters) -> str:
         ):
             return what
     if p.weight_levels is not None:
-        wanted_levels = p.weight_levels.cpu().numpy()
+        wanted_levels = torch_layout(p.weight_levels, geometry).cpu().numpy()
         flat = layer.levels.reshape(-1)[: wanted_levels.size] if layer.levels is not None else None
         if flat is None or not np.array_equal(flat, wanted_levels.reshape(-1)):
             return "weight levels"
@@ -308,12 +317,12 @@ def _problems(
     return problems
 
 
-def _latency(found: OnnxFile, against: nn.Module, shipment: Shipment, image: Tensor, repeats: int) -> Latency:
+def _latency(found: OnnxFile, against: nn.Module, shipment: Shipment, image: Samples, repeats: int) -> Latency:
     session = open_session(found.content, integer=True)
     networks: tuple[Callable[[], Any], ...] = (
         lambda: _run(session, image),
-        lambda: against(image),
-        lambda: shipment.network(image),
+        lambda: run(against, image),
+        lambda: run(shipment.network, image),
     )
     times: list[list[float]] = [[], [], []]
     threads = torch.get_num_threads()
@@ -321,9 +330,9 @@ def _latency(found: OnnxFile, against: nn.Module, shipment: Shipment, image: Ten
     try:
         with torch.no_grad():
             for i in range(repeats + 1):
-                for run, spent in zip(networks, times, strict=True):
+                for one, spent in zip(networks, times, strict=True):
                     begun = time.perf_counter()
-                    run()
+                    one()
                     if i:  # the first pass warms up
                         spent.append(1000 * (time.perf_counter() - begun))
     finally:

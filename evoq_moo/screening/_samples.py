@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.graph import count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.sample_subset import SampleSubset
 from evoq_moo.space import FloatArray, IntArray
@@ -30,7 +31,7 @@ def sample_differences(network: QuantizedNetwork, bits: IntArray) -> FloatArray:
     heads = network.engine.heads(bits)
     values = [
         SampleSubset(network, [i]).difference_between([head[i : i + 1] for head in heads])
-        for i in range(len(network.samples))
+        for i in range(count(network.samples))
     ]
     return np.array(values, dtype=np.float64)
 

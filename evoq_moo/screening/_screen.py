@@ -7,6 +7,7 @@ import numpy as np
 
 from evoq_moo._genes import BoolArray
 from evoq_moo.evaluation import Evaluator
+from evoq_moo.graph import count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import FloatArray, IntArray
 
@@ -37,7 +38,7 @@ class Screen:
 
     def __init__(self, evaluators: Sequence[Evaluator], scale: PolicyScale, samples: int) -> None:
         self._evaluators = tuple(evaluators)
-        self._counts = np.array([len(evaluator.network.samples) for evaluator in evaluators])
+        self._counts = np.array([count(evaluator.network.samples) for evaluator in evaluators])
         self._samples = samples
         self._scale = scale
         self.preparation = 0.0
@@ -69,7 +70,7 @@ class Screen:
         looks = hardest_samples(network, problem.space.decode(probes), shares=shares)
         if not looks:
             return None
-        screen = cls([evaluator.on_samples(look) for look in looks], scale, len(network.samples))
+        screen = cls([evaluator.on_samples(look) for look in looks], scale, count(network.samples))
         rows = screen._new_rows(X)
         screen.preparation = PROBES + sum(screen._look(rows, look) for look in range(len(looks)))
         return screen

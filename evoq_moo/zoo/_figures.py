@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from evoq_moo.layers import discover
+from evoq_moo.graph import prepare
 from evoq_moo.zoo._entries import ZooEntry
 
 
@@ -33,7 +33,7 @@ def figures_of(entry: ZooEntry) -> Figures:
     """
     with torch.device("meta"):
         network = entry.build().eval()
-    found = discover(network, torch.empty(1, *entry.input_size, device="meta"))
+    found = prepare(network, torch.empty(2, *entry.input_size, device="meta"))
     free = len(found.layers) - len({*found.first, *found.last})
     return Figures(
         macs=sum(layer.macs for layer in found.layers),

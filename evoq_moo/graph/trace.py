@@ -1,4 +1,4 @@
-"""One recorded forward pass: which modules ran, which tensors flowed where, what each convolution multiplied.
+"""Recorded forward passes of a network that can't be captured: which modules ran, and what each of them multiplied.
 
 The record is of operations as torch executes them, so it sees functional calls and shared modules in any network
 that torch can run, with no symbolic tracing.
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from evoq_moo.graph.inputs import Samples, count, map_samples, run
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.convolution.default, _aten.addmm.default, _aten.mm.default, _aten.bmm.default, _aten.linear.default}
@@ -45,23 +47,13 @@ class Trace:
         order: Names of modules in the order they first ran.
         call_counts: How often each module ran.
         products: Every matrix product and convolution.
-        consumers: For the id of a tensor, the names of modules whose operators read it, one entry a read.
-        outputs_of: For a module's name, ids of the tensors it returned, one a call.
-        output_dims: For a module's name, the number of dimensions of the last tensor it returned.
-        inputs_of: For a module's name, ids of the first tensor it was given, one a call.
         predecessors: For a layer's name, the layers whose results reach its input through anything but layers.
-        network_outputs: Ids of the tensors the network returned.
     """
 
     order: list[str] = field(default_factory=list)
     call_counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     products: list[Call] = field(default_factory=list)
-    consumers: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    outputs_of: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    output_dims: dict[str, int] = field(default_factory=dict)
-    inputs_of: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     predecessors: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    network_outputs: set[int] = field(default_factory=set)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -82,8 +74,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         self.kept += inputs + outputs
         module = self.stack[-1] if self.stack else ""
-        for tensor in inputs:
-            self.trace.consumers[id(tensor)].append(module)
         if func in _VIEWS and inputs:
             self.weight_of[id(outputs[0])] = self.weight_of.get(id(inputs[0]), id(inputs[0]))
         if func in _PRODUCTS:
@@ -116,20 +106,16 @@ def _call_stack(network: nn.Module, trace: Trace, stack: list[str]) -> Iterator[
     handles = []
     for name, module in network.named_modules(remove_duplicate=True):
 
-        def enter(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+        def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
             stack.append(name)
             if not trace.call_counts[name]:
                 trace.order.append(name)
             trace.call_counts[name] += 1
-            tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            trace.inputs_of[name].append(id(tensors[0]) if tensors else 0)
 
-        def leave(_module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+        def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
             stack.pop()
-            trace.outputs_of[name].append(id(output) if isinstance(output, Tensor) else 0)
-            trace.output_dims[name] = output.dim() if isinstance(output, Tensor) else 0
 
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
+        handles.append(module.register_forward_pre_hook(enter, prepend=True))
         handles.append(module.register_forward_hook(leave))
     try:
         yield
@@ -138,23 +124,24 @@ def _call_stack(network: nn.Module, trace: Trace, stack: list[str]) -> Iterator[
             handle.remove()
 
 
-def trace_forward(network: nn.Module, sample: Tensor, layer_types: tuple[type[nn.Module], ...]) -> Trace:
-    """Run the network once and record what it did.
+def trace_forward(network: nn.Module, samples: Samples, layer_types: tuple[type[nn.Module], ...]) -> Trace:
+    """Run the network on samples, one by one, and record what it did.
+
+    A network whose way depends on the sample shows all of its ways only so.
 
     Args:
         network: A network in evaluation mode; it is left unchanged.
-        sample: Float32 input batch; one sample is enough.
+        samples: The samples.
         layer_types: Module classes that count as layers.
 
     Returns:
-        The record.
+        The record of all passes together.
     """
     trace = Trace()
     stack: list[str] = []
     layers = {name: module for name, module in network.named_modules() if isinstance(module, layer_types)}
     with torch.no_grad(), _call_stack(network, trace, stack):
-        recorder = _Recorder(trace, stack, layers)
-        with recorder:
-            output = network(sample)
-        trace.network_outputs = {id(t) for t in tree_leaves(output) if isinstance(t, Tensor)}
+        for i in range(count(samples)):
+            with _Recorder(trace, stack, layers):
+                run(network, map_samples(lambda tensor, i=i: tensor[i : i + 1].clone(), samples))
     return trace

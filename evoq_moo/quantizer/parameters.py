@@ -1,15 +1,15 @@
-"""What calibration changes: the parameters of each quantized layer, as plain data."""
+"""What a quantized layer computes with, as plain data: what ranges give, calibration changes and export writes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evoq_moo.arithmetic import activation_range, dequantize, per_channel, quantize, weight_range
 from evoq_moo.errors import ArgumentError
-from evoq_moo.layers import channel_dim, weight_of
 from evoq_moo.ranges import LayerRanges
+from evoq_moo.space import LayerInfo
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,22 +21,20 @@ class LayerParameters:
     scale and zero point are None.
 
     Attributes:
-        name: Dotted module name.
-        kind: Class name of the layer, e.g. ``"Conv2d"``.
-        channel_dim: The dimension of the weight that runs over output channels.
+        name: The layer's name.
+        kind: Name of torch's layer that computes so, e.g. ``"Conv2d"``.
         weight_bits: Weight bit-width (bits).
         activation_bits: Bit-width of the input (bits).
-        weight: Float32 weights where they are not quantized, else None.
-        weight_levels: Int8 levels, `-2^(bits-1) .. 2^(bits-1) - 1`, in the weight's shape; None where not quantized.
-        weight_scales: Float32 `(channels,)`, positive; None where not quantized.
-        bias: Float32 `(output channels,)`, or None.
+        weight: Float32 weights `(out, in / groups, kernel...)` where they are not quantized, else None.
+        weight_levels: Int8 levels, `-2^(bits-1) .. 2^(bits-1) - 1`, in the same shape; None where not quantized.
+        weight_scales: Float32 `(out,)`, positive; None where not quantized.
+        bias: Float32 `(out,)`, or None.
         activation_scale: Step of the input (float32 value); None where not quantized.
         activation_zero_point: Level of zero, `0 .. 2^bits - 1`; None where not quantized.
     """
 
     name: str
     kind: str
-    channel_dim: int
     weight_bits: int
     activation_bits: int
     weight: Tensor | None
@@ -65,7 +63,7 @@ class LayerParameters:
                 f"layer {self.name!r}: given neither weights nor levels and scales; allowed: one of them"
             )
         levels = self.weight_levels.float()
-        return dequantize(levels, per_channel(self.weight_scales, levels, self.channel_dim), 0)
+        return dequantize(levels, per_channel(self.weight_scales, levels), 0)
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Return an input moved to its levels: bit for bit what the reference engine computes, in fewer passes.
@@ -82,7 +80,7 @@ class LayerParameters:
 
     def with_levels(self, weight: Tensor, scales: Tensor) -> "LayerParameters":
         """Return the layer with weights moved to the nearest levels of given scales."""
-        scale = per_channel(scales, weight, self.channel_dim)
+        scale = per_channel(scales, weight)
         levels = quantize(weight, scale, 0, *weight_range(self.weight_bits)).to(torch.int8)
         return replace(self, weight_levels=levels, weight_scales=scales)
 
@@ -95,36 +93,36 @@ class LayerParameters:
         """
         if self.weight_scales is None:
             weight = self.value()
-            return replace(self, weight=weight * per_channel(gain, weight, self.channel_dim), bias=bias)
+            return replace(self, weight=weight * per_channel(gain, weight), bias=bias)
         return replace(self, weight_scales=self.weight_scales * gain, bias=bias)
 
 
-def parameters_of(name: str, layer: nn.Module, ranges: LayerRanges, bits: Sequence[int]) -> LayerParameters:
+def parameters_of(
+    info: LayerInfo, weight: Tensor, bias: Tensor | None, ranges: LayerRanges, bits: Sequence[int]
+) -> LayerParameters:
     """Return what a layer computes with before calibration: nearest levels, tabulated ranges.
 
     Args:
-        name: Module name.
-        layer: The float layer.
+        info: The layer.
+        weight: Its float32 weight `(out, in / groups, kernel...)`.
+        bias: Its bias `(out,)` or None.
         ranges: Its tabulated ranges.
         bits: Weight and activation bit-width.
     """
     weight_bits, activation_bits = (int(b) for b in bits)
-    weight = weight_of(layer)
-    bias: Tensor | None = getattr(layer, "bias", None)
     found = ranges.activation.get(activation_bits)
     start = LayerParameters(
-        name=name,
-        kind=type(layer).__name__,
-        channel_dim=channel_dim(layer),
+        name=info.name,
+        kind=info.kind,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        weight=None if weight_bits in ranges.weight_scales else weight.clone(),
+        weight=None if weight_bits in ranges.weight_scales else weight,
         weight_levels=None,
         weight_scales=None,
-        bias=None if bias is None else bias.detach().clone(),
+        bias=bias,
         activation_scale=None if found is None else found.scale,
         activation_zero_point=None if found is None else found.zero_point,
     )
     if weight_bits not in ranges.weight_scales:
         return start
-    return start.with_levels(weight, ranges.weight_scales[weight_bits].to(weight.device).clone())
+    return start.with_levels(weight, ranges.weight_scales[weight_bits].to(weight.device))
