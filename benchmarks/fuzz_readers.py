@@ -152,7 +152,7 @@ class Targets:
         write_recipe(folder / "recipe.json", recipe)
         run = {"format": RUN_FORMAT, "version": 1, "settings": settings.to_json()}
         (folder / "run.json").write_text(json.dumps(run))
-        evoq.calibrate(self.network, self.policy, ["bias", "outputs"], progress=False).save(folder)
+        evoq.calibrate(self.network, self.policy, ["outputs"], progress=False).save(folder)
         key = RunKey(problem="p", algorithm="a", description="d", seed=0, budget=30, charge_scan=True)
         n = 20
         Run(
