@@ -64,6 +64,10 @@ class FileError(EvoqError, OSError):
     """A file can't be written or read; the message names it and says why."""
 
 
+class WorkerError(EvoqError, RuntimeError):
+    """Worker processes die again and again."""
+
+
 class MissingPackageError(EvoqError, ImportError):
     """An optional package is needed; the message says how to install it."""
 
