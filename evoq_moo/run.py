@@ -4,6 +4,7 @@ run.json             what was asked for
 evaluations.sqlite   every evaluation, as soon as it was known
 sensitivity.json     the sensitivity table
 front.json           the front; front.png its picture
+latency.csv          the times of the layers, where the search was given a table
 """
 
 import json
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import check_writable, is_writable, read_json, write_atomically
 from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
@@ -26,6 +27,8 @@ from evoq_moo.recipe import Recipe
 from evoq_moo.sensitivity_scan import measure_sensitivity
 
 FORMAT = "evoq-moo/run"
+LATENCY_FILE = "latency.csv"
+"""The run's own copy of the table of latencies, where it has one."""
 UNIFORM_BITS = (8, 6, 5, 4, 3, 2)
 
 
@@ -86,7 +89,8 @@ def execute(
 
     Args:
         settings: What to search.
-        folder: Where the files go; a folder that holds a run of other settings is an error.
+        folder: Where the files go; a folder that holds a run of other settings is an error. Of one that can't be
+            written to, a finished run is replayed from its store, and no file is touched.
         evaluations: How many evaluations the search may ask for; may grow when a run is resumed.
         workers: Evaluate on this many processes.
         threads: Micro-batches computed at once by this process; None for one a core.
@@ -101,7 +105,13 @@ def execute(
     """
     folder = Path(folder)
     latency = None if settings.latency is None else LatencyTable.load(settings.latency)
+    # A finished run may lie where nothing can be written: it is then replayed from its store.
+    written = not folder.is_dir() or is_writable(folder)
+    if written:
+        check_writable("output", folder, folder=True)
     _claim(folder, settings)
+    if written and latency is not None:
+        latency.save(folder / LATENCY_FILE)
     network = settings.recipe(threads=threads, progress=progress)
     problem = MixedPrecisionProblem(
         network,
@@ -114,7 +124,8 @@ def execute(
     )
     try:
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
-        sensitivity.save(folder / "sensitivity.json")
+        if written:
+            sensitivity.save(folder / "sensitivity.json")
         run = run_search(
             problem,
             default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
@@ -123,8 +134,9 @@ def execute(
             progress=progress,
             provenance={"settings": settings.to_json(), "versions": package_versions()},
         )
-        run.front.save(folder / "front.json")
-        _draw(run.front, problem, folder / "front.png")
+        if written:
+            run.front.save(folder / "front.json")
+            _draw(run.front, problem, folder / "front.png")
     finally:
         problem.close()
     return run
@@ -189,8 +201,13 @@ def load_front(path: str | Path) -> ParetoFront:
     return ParetoFront.load(path / "front.json" if path.is_dir() else path)
 
 
-def recipe_of(front: ParetoFront) -> Recipe:
+def recipe_of(front: ParetoFront, *, source: str | Path = "front", trust: bool = False) -> Recipe:
     """Return the recipe of the network that a front is of.
+
+    Args:
+        front: The front.
+        source: The front's file, or its run's folder; paths in it may be read.
+        trust: Allow the recipe to run the code and to read the files that it names, wherever they are.
 
     Raises:
         FormatError: The front was not made by `evoq search`, so it holds no recipe.
@@ -198,4 +215,5 @@ def recipe_of(front: ParetoFront) -> Recipe:
     settings = front.provenance.get("settings")
     if not isinstance(settings, Mapping) or "recipe" not in settings:
         raise FormatError("front: holds no recipe of its network (it was not made by `evoq search`)")
-    return Recipe.from_json(settings["recipe"])
+    file = Path(source) / "front.json" if Path(source).is_dir() else source
+    return Recipe.from_json(settings["recipe"], source=file, trust=trust)
