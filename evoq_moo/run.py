@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evoq_moo._files import check_writable, is_writable, read_json, write_atomically
+from evoq_moo._files import check_writable, is_writable, make_folder, read_json, write_atomically
 from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
@@ -109,10 +109,10 @@ def execute(
     written = not folder.is_dir() or is_writable(folder)
     if written:
         check_writable("output", folder, folder=True)
-    _claim(folder, settings)
-    if written and latency is not None:
-        latency.save(folder / LATENCY_FILE)
+    claimed = _is_claimed(folder, settings)
     network = settings.recipe(threads=threads, progress=progress)
+    if written:
+        make_folder(folder)
     problem = MixedPrecisionProblem(
         network,
         objectives=settings.objectives,
@@ -123,6 +123,11 @@ def execute(
         calibrate=settings.calibrate,
     )
     try:
+        # Last, so that what was refused leaves a folder that others can use.
+        if written and not claimed:
+            _claim(folder, settings)
+        if written and latency is not None:
+            latency.save(folder / LATENCY_FILE)
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
         if written:
             sensitivity.save(folder / "sensitivity.json")
@@ -142,22 +147,29 @@ def execute(
     return run
 
 
-def _claim(folder: Path, settings: RunSettings) -> None:
+def _is_claimed(folder: Path, settings: RunSettings) -> bool:
+    """Tell whether a folder holds a run of these settings, else none.
+
+    Raises:
+        ArgumentError: It holds a run of others.
+    """
     path = folder / "run.json"
-    asked = settings.to_json()
-    if path.exists():
-        found = read_json(path, format_name=FORMAT, version=1).get("settings")
-        if not isinstance(found, dict):
-            raise FormatError(f"{path}: holds no settings")
-        differences = _differences(found, asked)
-        if differences:
-            raise ArgumentError(
-                f"output: {folder} holds a run of other settings ({'; '.join(differences)}); "
-                "give another folder, or the same settings to go on"
-            )
-    else:
-        data = {"format": FORMAT, "version": 1, "settings": asked}
-        write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+    if not path.exists():
+        return False
+    found = read_json(path, format_name=FORMAT, version=1).get("settings")
+    if not isinstance(found, dict):
+        raise FormatError(f"{path}: holds no settings")
+    if differences := _differences(found, settings.to_json()):
+        raise ArgumentError(
+            f"output: {folder} holds a run of other settings ({'; '.join(differences)}); "
+            "give another folder, or the same settings to go on"
+        )
+    return True
+
+
+def _claim(folder: Path, settings: RunSettings) -> None:
+    data = {"format": FORMAT, "version": 1, "settings": settings.to_json()}
+    write_atomically(folder / "run.json", (json.dumps(data, indent=1) + "\n").encode())
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
