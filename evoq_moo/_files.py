@@ -137,7 +137,7 @@ def check_writable(argument: str, path: str | Path, *, folder: bool = False) -> 
     except OSError as error:
         if isinstance(error, FileError):
             raise
-        raise FileError(f"{argument}: given {path}: {reason_of(error)}") from error
+        raise FileError(f"{argument}: given {path}: {error.strerror}") from error
 
 
 def read_json(path: str | Path, *, format_name: str, version: int) -> dict[str, Any]:
