@@ -97,6 +97,8 @@ def files_of(out: Path, *patterns: str) -> dict[str, str]:
     """Return the digests of files; of JSON without seconds, of `.npz` without times, of HTML without the date."""
     found = {}
     for path in sorted(path for pattern in patterns for path in out.glob(pattern)):
+        if path.name.startswith("."):  # what a killed write left
+            continue
         data = path.read_bytes()
         if path.suffix == ".json":
             found[str(path.relative_to(out))] = digest(without(json.loads(data), "seconds"))
@@ -197,19 +199,24 @@ class Bench:
         status = os.waitstatus_to_exitcode(os.waitpid(self.start(words, mark), 0)[1])
         return "" if status == 0 else f"exit code {status}"
 
+    def undisturbed(self, base: str) -> None:
+        """Run a command undisturbed, in the folder of the references, unless it was."""
+        out = self.ref / base
+        if not (out / "done").exists():
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir(parents=True)
+            known = SCENARIOS.get(base, Scenario(COMPARE, study_parts, 0))
+            if problem := self.finish(self.words(known, out), "undisturbed"):
+                sys.exit(f"{base}: undisturbed, it ended with {problem}; see {self.folder}/log.txt")
+            (out / "done").touch()
+
     def reference(self, name: str, scenario: Scenario) -> tuple[dict[str, str], float]:
         """Return the parts of an undisturbed run, and its duration (seconds)."""
         base = name.split(",", maxsplit=1)[0]
+        for needed in ("search", "calibrate", base):
+            if needed == base or f"{{ref}}/{needed}/" in scenario.words:
+                self.undisturbed(needed)
         out = self.ref / base
-        if not out.exists():
-            out.mkdir(parents=True)
-            undisturbed = (
-                Scenario(SCENARIOS[base].words, scenario.parts, 0)
-                if base in SCENARIOS
-                else Scenario(COMPARE, scenario.parts, 0)
-            )
-            if problem := self.finish(self.words(undisturbed, out), "ref"):
-                sys.exit(f"{name}: the reference ended with {problem}; see {self.folder}/log.txt")
         parts = scenario.parts(out)
         timed = self.folder / "timed"
         shutil.rmtree(timed, ignore_errors=True)
