@@ -31,7 +31,10 @@ def main() -> None:
                 sys.stdout.flush()
     except EvoqError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Typer makes an exit of an interruption within a command.
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         errors.say("interrupted; the same command goes on where it was", style="yellow")
         sys.exit(INTERRUPTED)
     except MemoryError as error:
