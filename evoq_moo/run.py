@@ -8,6 +8,7 @@ latency.csv          the times of the layers, where the search was given a table
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.recipe import Recipe
 from evoq_moo.sensitivity_scan import measure_sensitivity
 
+logger = logging.getLogger("evoq_moo")
 FORMAT = "evoq-moo/run"
 LATENCY_FILE = "latency.csv"
 """The run's own copy of the table of latencies, where it has one."""
@@ -109,6 +111,8 @@ def execute(
     written = not folder.is_dir() or is_writable(folder)
     if written:
         check_writable("output", folder, folder=True)
+    else:
+        logger.warning("%s can't be written to: its run is replayed, and its files stay as they are", folder)
     claimed = _is_claimed(folder, settings)
     network = settings.recipe(threads=threads, progress=progress)
     if written:
