@@ -200,12 +200,14 @@ class Bench:
         return "" if status == 0 else f"exit code {status}"
 
     def undisturbed(self, base: str) -> None:
-        """Run a command undisturbed, in the folder of the references, unless it was."""
+        """Run a command, and those whose results it needs, undisturbed, into the folder of the references."""
         out = self.ref / base
         if not (out / "done").exists():
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             known = SCENARIOS.get(base, Scenario(COMPARE, study_parts, 0))
+            for needed in re.findall(r"{ref}/(\w+)/", known.words):
+                self.undisturbed(needed)
             if problem := self.finish(self.words(known, out), "undisturbed"):
                 sys.exit(f"{base}: undisturbed, it ended with {problem}; see {self.folder}/log.txt")
             (out / "done").touch()
@@ -213,9 +215,7 @@ class Bench:
     def reference(self, name: str, scenario: Scenario) -> tuple[dict[str, str], float]:
         """Return the parts of an undisturbed run, and its duration (seconds)."""
         base = name.split(",", maxsplit=1)[0]
-        for needed in ("search", "calibrate", base):
-            if needed == base or f"{{ref}}/{needed}/" in scenario.words:
-                self.undisturbed(needed)
+        self.undisturbed(base)
         out = self.ref / base
         parts = scenario.parts(out)
         timed = self.folder / "timed"
