@@ -70,6 +70,18 @@ class FormatError(EvoqError, ValueError):
     """A file of ours (a front, a sensitivity table, a run) is damaged or of an unknown version."""
 
 
+class TrustError(EvoqError, PermissionError):
+    """A file names code to run, or a path elsewhere to read, without the user's consent."""
+
+
+class FileError(EvoqError, OSError):
+    """A file can't be written or read; the message names it and says why."""
+
+
+class WorkerError(EvoqError, RuntimeError):
+    """Worker processes die again and again."""
+
+
 class MissingPackageError(EvoqError, ImportError):
     """An optional package is needed; the message says how to install it."""
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from evoq_moo import zoo
 from evoq_moo._files import write_atomically
 from evoq_moo._schema import BitWidth, Few, Text, Whole, convert, read_json, reading
+from evoq_moo._trust import check_path, refuse_code
 from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
@@ -21,6 +22,7 @@ from evoq_moo.errors import ArgumentError, FormatError, check_name, check_text
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
+from evoq_moo.zoo._weights import is_name
 
 FORMAT = "evoq-moo/recipe"
 RECIPE_FILE = "recipe.json"
@@ -48,6 +50,10 @@ class Recipe:
         difference: Name of the difference; ``"auto"`` (of a zoo's network resolved at once): what fits the task.
         engine: ``"auto"``, ``"reference"`` or ``"integer"``.
         classes: Of a zoo's detector, background among them; None for the entry's number.
+        read_from: The file it was read from, where nobody has said that the file is trusted. Such a recipe runs no
+            code, and reads no file outside of that file's folder and the working directory. None for one of the
+            user's own. It is no part of the recipe: not compared, not written.
+        runs_code: Whether the factory of such a recipe may run nevertheless.
     """
 
     model: Text
@@ -64,6 +70,8 @@ class Recipe:
     difference: str = "auto"
     engine: EngineName = "auto"
     classes: Few | None = None
+    read_from: str | None = field(default=None, compare=False, repr=False)
+    runs_code: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("model", "weights", "samples"):
@@ -72,13 +80,33 @@ class Recipe:
             detects = zoo.entry(self.model).task == "detection"
             object.__setattr__(self, "difference", DETECTION_DEFAULT if detects else CLASSIFICATION_DEFAULT)
 
+    def check_trust(self, *, samples: bool = True) -> None:
+        """Raise where making the network needs the user's consent, which it lacks.
+
+        Args:
+            samples: Whether its samples are read, too.
+
+        Raises:
+            TrustError: The recipe was read from a file, which names code, or weights or samples elsewhere.
+        """
+        if self.read_from is None:
+            return
+        if ":" in self.model and not self.runs_code:
+            raise refuse_code(self.model, self.read_from, again="--model")
+        if self.weights is not None and not is_name(self.weights):
+            check_path("weights", self.weights, self.read_from)
+        if samples and self.samples is not None and self.samples != SYNTHETIC:
+            check_path("samples", self.samples, self.read_from)
+
     def load_model(self) -> tuple[nn.Module, Preprocess]:
         """Load the float network and its preprocessing.
 
         Raises:
+            TrustError: As :meth:`check_trust`.
             ArgumentError: A factory's network has no `preprocess` attribute and none is given.
             EvoqError: As :func:`evoq_moo.zoo.load` and :func:`evoq_moo.zoo.load_factory`.
         """
+        self.check_trust(samples=False)
         given = None if self.preprocess is None else Preprocess.from_json(self.preprocess)
         if ":" not in self.model:
             loaded = zoo.load(self.model, weights=self.weights, preprocess=given, classes=self.classes)
@@ -110,10 +138,12 @@ class Recipe:
             progress: Show progress on a terminal.
 
         Raises:
+            TrustError: As :meth:`check_trust`.
             ArgumentError: No samples are given for a model that has none embedded.
             EvoqError: As the loaders and :class:`QuantizedNetwork`.
         """
         check_name("choose", self.choose, CHOOSERS)
+        self.check_trust()
         if self.samples == SYNTHETIC and self.choose != RANDOM:
             raise ArgumentError(f"choose: given {self.choose!r} with synthetic samples; allowed: {RANDOM!r}")
         model, preprocess = self.load_model()
@@ -154,16 +184,34 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready plain data; paths are made absolute."""
-        data = asdict(self)
+        data = {key: value for key, value in asdict(self).items() if key in _written()}
         for key in ("weights", "samples"):
             value = data[key]
             if value is not None and value != SYNTHETIC and Path(value).exists():
                 data[key] = str(Path(value).resolve())
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
+    def vouch(self, model: str) -> "Recipe":
+        """Return the recipe with its factory allowed to run, since the user names the same one.
+
+        Args:
+            model: What the user names.
+
+        Raises:
+            ArgumentError: It is not the recipe's.
+        """
+        if model != self.model:
+            raise ArgumentError(f"model: given {model!r}; {self.read_from or 'the recipe'} names {self.model!r}")
+        return replace(self, runs_code=True)
+
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
+    def from_json(cls, data: Mapping[str, Any], *, source: str | Path = "recipe", trust: bool = False) -> "Recipe":
         """Rebuild a recipe from what :meth:`to_json` gave.
+
+        Args:
+            data: The data.
+            source: The file it is from, for messages; paths below its folder may be read.
+            trust: Allow it to run the code and to read the files that it names, wherever they are.
 
         Raises:
             FormatError: The data is not a recipe.
@@ -171,10 +219,15 @@ class Recipe:
         with reading("recipe"):
             recipe = convert(data, cls)
             for key in data:
-                check_name("given a key", key, [field.name for field in fields(cls)])
+                check_name("given a key", key, _written())
             if recipe.preprocess is not None:
                 Preprocess.from_json(recipe.preprocess)
-        return recipe
+        return replace(recipe, read_from=None if trust else str(source))
+
+
+def _written() -> set[str]:
+    """Return the fields that files hold."""
+    return {f.name for f in fields(Recipe) if f.compare}
 
 
 class _RecipeData(Struct):
@@ -198,8 +251,12 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
     write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path, *, trust: bool = False) -> Recipe:
     """Read what :func:`write_recipe` wrote.
+
+    Args:
+        path: The file.
+        trust: As for :meth:`Recipe.from_json`.
 
     Raises:
         MissingFileError: No such file.
@@ -207,6 +264,6 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     data = read_json(path, _RecipeData, format_name=FORMAT, version=1)
     try:
-        return Recipe.from_json(data.recipe)
+        return Recipe.from_json(data.recipe, source=path, trust=trust)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error

@@ -3,7 +3,8 @@
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +17,11 @@ from evoq_moo._files import write_atomically
 from evoq_moo._schema import Amount, Evaluations, Layout, Whole, parse_json, read_bytes, read_npz, reading
 from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
 from evoq_moo.study._algorithms import Search
-from evoq_moo.study._problems import ProblemEntry, open_problem
+from evoq_moo.study._problems import ProblemEntry, opened_problem
 from evoq_moo.study._record import BudgetSpentError, Record
 from evoq_moo.study._sensitivity import sensitivity_for
 
@@ -206,60 +208,62 @@ def execute_run(key: RunKey, entry: ProblemEntry, search: Search, store: str | N
         ArgumentError: The scan alone takes the budget.
         EvoqError: As the problem and the algorithm.
     """
-    problem = open_problem(entry, store)
-    with sensitivity_for(problem, search) as scanned:
+    with opened_problem(entry, store) as shared:
+        table, scanned = sensitivity_for(shared, search)
         paid = scanned if key.charge_scan else 0
         if paid >= key.budget:
             raise ArgumentError(
                 f"budget: given {key.budget}; {key.algorithm} on {key.problem} spends {paid} on the sensitivity "
                 "scan alone; allowed: more, or charge_scan=False"
             )
+        clock = _Clock()
+        problem = _own_copy(shared, table, clock)
         record = Record(problem, key.budget, paid=paid)
-        clock = _Clock(problem)
         start = time.perf_counter()
-        try:
-            with clock:
-                search(problem, record, key.seed)
-        except BudgetSpentError:
-            pass
-    X, F, G = record.arrays()
-    run = Run(
-        key=key,
-        paid=paid,
-        X=X,
-        F=F,
-        G=G,
-        counts=record.counts,
-        seconds=time.perf_counter() - start,
-        problem_seconds=clock.seconds,
-    )
-    if not isinstance(problem, MixedPrecisionProblem):
-        return RunResult(run=run)
-    fingerprint = problem.network.fingerprint
-    if problem.evaluator.store.path == store:
-        return RunResult(run=run, fingerprint=fingerprint)
-    keys = [policy_key(bits) for bits in problem.space.decode(X)]
-    return RunResult(
-        run=run, fingerprint=fingerprint, differences=problem.evaluator.store.get(fingerprint, sorted(set(keys)))
-    )
+        with suppress(BudgetSpentError):
+            search(problem, record, key.seed)
+        X, F, G = record.arrays()
+        run = Run(
+            key=key,
+            paid=paid,
+            X=X,
+            F=F,
+            G=G,
+            counts=record.counts,
+            seconds=time.perf_counter() - start,
+            problem_seconds=clock.seconds,
+        )
+        if not isinstance(problem, MixedPrecisionProblem):
+            return RunResult(run=run)
+        fingerprint, kept = problem.network.fingerprint, problem.evaluator.store
+        if kept.path == store:
+            return RunResult(run=run, fingerprint=fingerprint)
+        keys = [policy_key(bits) for bits in problem.space.decode(X)]
+        return RunResult(run=run, fingerprint=fingerprint, differences=kept.get(fingerprint, sorted(set(keys))))
 
 
 class _Clock:
-    """Adds up the time a problem spends in `_evaluate` while the context lasts."""
+    """Adds up the time that calls of one run take."""
 
-    def __init__(self, problem: Any) -> None:
-        self._problem = problem
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __enter__(self) -> None:
-        evaluate = self._problem._evaluate
+    def around(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Return a function whose time is added up."""
 
         def timed(*args: Any, **kwargs: Any) -> None:
             start = time.perf_counter()
-            evaluate(*args, **kwargs)
+            function(*args, **kwargs)
             self.seconds += time.perf_counter() - start
 
-        self._problem._evaluate = timed
+        return timed
 
-    def __exit__(self, *exception: object) -> None:
-        del self._problem._evaluate
+
+def _own_copy(problem: Any, table: SensitivityTable | None, clock: _Clock) -> Any:
+    """Return a problem of this run alone, with its table and its clock: other threads may run on the same one."""
+    copied = object.__new__(type(problem))
+    copied.__dict__.update(vars(problem))
+    if table is not None:
+        copied.sensitivity = table
+    copied._evaluate = clock.around(copied._evaluate)
+    return copied

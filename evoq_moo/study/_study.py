@@ -3,9 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from multiprocessing import get_context
+from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,10 @@ from evoq_moo.study._problems import NetworkProblem, ProblemEntry, problem_entri
 from evoq_moo.study._results import StudyResults
 from evoq_moo.study._runs import Run, RunKey, RunResult, execute_run, load_key
 from evoq_moo.study._sensitivity import check_sensitivity_of
+from evoq_moo.workers import ProcessPool, live_with_parent
 
 FORMAT = "evoq-moo/study"
 STORE = "evaluations.sqlite"
-RETRIES = 3
-"""Our choice: how often a pool of our own is made anew after a process died, without a run finished in between."""
 
 
 class _StudyData(Struct):
@@ -172,10 +169,12 @@ class Study:
                 for key in missing:
                     bar.update(description=f"{key.problem} {key.algorithm} seed {key.seed}")
                     self._take(key, execute_run(*self._arguments(key)), bar)
-            elif isinstance(self._executor, int):
-                self._run_on_own_pool(missing, self._executor, bar)
-            else:
-                self._run_on(self._executor, missing, bar)
+            elif missing:
+                self._check_picklable()
+                if isinstance(self._executor, int):
+                    self._run_on_own_pool(missing, self._executor, bar)
+                else:
+                    self._run_on(self._executor, missing, bar)
         return self.results()
 
     def missing(self) -> list[RunKey]:
@@ -210,34 +209,24 @@ class Study:
         bar.advance()
         bar.update(description=f"{key.problem} {key.algorithm} seed {key.seed}")
 
-    def _run_on(self, executor: Executor, missing: list[RunKey], bar: Tracker) -> int:
-        """Do runs on an executor; returns how many were finished before it broke, or all."""
-        self._check_picklable()
+    def _run_on(self, executor: Executor, missing: list[RunKey], bar: Tracker) -> None:
         futures: dict[Future[RunResult], RunKey] = {}
-        done = 0
         try:
             for key in missing:
                 futures[executor.submit(execute_run, *self._arguments(key))] = key
             for future in as_completed(futures):
                 self._take(futures[future], future.result(), bar)
-                done += 1
-        except BrokenExecutor:
-            if not isinstance(self._executor, int):
-                raise
         finally:
             for future in futures:
                 future.cancel()
-        return done
 
     def _run_on_own_pool(self, missing: list[RunKey], workers: int, bar: Tracker) -> None:
-        failures = 0
-        while missing:
-            with _pool(min(workers, len(missing))) as pool:
-                done = self._run_on(pool, missing, bar)
-            missing = [key for key in missing if not self.file_of(key).exists()]
-            failures = 0 if done else failures + 1
-            if missing and failures == RETRIES:
-                raise BrokenExecutor(f"processes died {RETRIES} times without finishing a run; is there enough memory?")
+        pool = ProcessPool(min(workers, len(missing)), _prepare)
+        try:
+            for i, result in pool.results(execute_run, [self._arguments(key) for key in missing]):
+                self._take(missing[i], result, bar)
+        finally:
+            pool.close()
 
     def _check_picklable(self) -> None:
         for kind, entries in (("problems", self.problems), ("algorithms", self.algorithms)):
@@ -256,21 +245,8 @@ class Study:
         return StudyResults(runs=runs, problems=self.problems, path=self.path)
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Forking a process that runs torch threads can hang it.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _prepare() -> None:
-    import signal
-
     import torch
 
-    # Ctrl-C reaches every process of the terminal; the parent decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    live_with_parent()
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from evoq_moo._schema import MOST_EVALUATIONS, Few, Number, Text, Whole, convert, read_toml, reading
+from evoq_moo._trust import check_path, refuse_code
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.problems import OBJECTIVES, get_problem
 from evoq_moo.problems._base import BUDGETS
@@ -18,7 +19,7 @@ from evoq_moo.study._problems import NetworkProblem, ProblemEntry
 _FILES = ("weights", "samples")
 
 
-def read_study(file: str | Path) -> dict[str, Any]:
+def read_study(file: str | Path, *, output: str | Path | None = None, trust: bool = False) -> dict[str, Any]:
     """Return the arguments of :class:`Study` that a TOML file gives.
 
     ``problems`` and ``algorithms`` are lists of names, ``seeds`` a number (0 to it) or a list, ``budget``, ``path`` and
@@ -29,8 +30,11 @@ def read_study(file: str | Path) -> dict[str, Any]:
 
     Args:
         file: The TOML file.
+        output: The study's folder instead of the file's `path`.
+        trust: Allow it to run the code that it names, and to read and write where it says.
 
     Raises:
+        TrustError: The file names code, or a path outside its folder and the working directory.
         MissingFileError: No such file.
         FormatError: Not TOML.
         ArgumentError: A value is not allowed.
@@ -41,11 +45,14 @@ def read_study(file: str | Path) -> dict[str, Any]:
     _check_keys(str(path), table, _fields(_StudyTable))
     with reading(str(path), ArgumentError):
         data = convert(table, _StudyTable)
+    folder = path.parent / (data.path or path.stem) if output is None else Path(output)
+    if output is None and not trust:
+        check_path("path", folder, path)
     arguments: dict[str, Any] = {
-        "problems": {name: _problem(name, data.problem, path.parent) for name in data.problems},
-        "algorithms": {name: _algorithm(name, data.algorithm) for name in data.algorithms},
+        "problems": {name: _problem(name, data.problem, path, trust) for name in data.problems},
+        "algorithms": {name: _algorithm(name, data.algorithm, path, trust) for name in data.algorithms},
         "seeds": range(data.seeds) if isinstance(data.seeds, int) else data.seeds,
-        "path": path.parent / (data.path or path.stem),
+        "path": folder,
         "charge_scan": data.charge_scan,
     }
     return arguments if data.budget is None else arguments | {"budget": data.budget}
@@ -78,11 +85,11 @@ class _AlgorithmTable(Struct):
     uses_sensitivity: bool = False
 
 
-def _problem(name: str, tables: Mapping[str, dict[str, Any]], folder: Path) -> ProblemEntry:
+def _problem(name: str, tables: Mapping[str, dict[str, Any]], file: Path, trust: bool) -> ProblemEntry:
     if name not in tables:
         return name
     where, table = f"problem.{name}", tables[name]
-    recipe_keys = [field.name for field in fields(Recipe)]
+    recipe_keys = [field.name for field in fields(Recipe) if field.compare]
     _check_keys(where, table, {*recipe_keys, *_fields(_ProblemTable)})
     with reading(where, ArgumentError):
         data = convert(table, _ProblemTable)
@@ -91,23 +98,27 @@ def _problem(name: str, tables: Mapping[str, dict[str, Any]], folder: Path) -> P
                 check_name("objectives" if given is data.objectives else "budgets", one, known)
         given_recipe = {key: value for key, value in table.items() if key in recipe_keys}
         for key in _FILES:
-            if key in given_recipe and (folder / given_recipe[key]).exists():
-                given_recipe[key] = str((folder / given_recipe[key]).resolve())
+            if key in given_recipe and (file.parent / given_recipe[key]).exists():
+                given_recipe[key] = str((file.parent / given_recipe[key]).resolve())
+        recipe = Recipe.from_json(given_recipe, source=file, trust=trust)
+        recipe.check_trust()
         return NetworkProblem(
             name=name,
-            recipe=Recipe.from_json(given_recipe),
+            recipe=recipe,
             objectives=data.objectives,
             budgets=data.budgets,
             reference=None if data.reference is None else get_problem(data.reference).reference,
         )
 
 
-def _algorithm(name: str, tables: Mapping[str, dict[str, Any]]) -> Search:
+def _algorithm(name: str, tables: Mapping[str, dict[str, Any]], file: Path, trust: bool) -> Search:
     where, table = f"algorithm.{name}", tables.get(name, {})
     _check_keys(where, table, _fields(_AlgorithmTable))
     with reading(where, ArgumentError):
         data = convert(table, _AlgorithmTable)
     if data.function is not None:
+        if not trust:
+            raise refuse_code(data.function, file)
         return imported_algorithm(data.function, uses_sensitivity=data.uses_sensitivity)
     return named_algorithm(data.name or name, **({} if data.pop_size is None else {"pop_size": data.pop_size}))
 
