@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
@@ -195,13 +196,17 @@ def check_count(argument: str, value: object, *, lowest: int = 1, highest: int =
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ArgumentError(f"{argument}: given {value!r}; allowed: an integer of at least {lowest}")
     count = int(value)
-    # An integer of thousands of digits can't even be written out.
-    given = count if count.bit_length() < 4 * QUOTE else f"one of {count.bit_length()} bits"
     if count < lowest:
-        raise ArgumentError(f"{argument}: given {given}; allowed: an integer of at least {lowest}")
+        raise ArgumentError(f"{argument}: given {_shown(count)}; allowed: an integer of at least {lowest}")
     if count > highest:
-        raise ArgumentError(f"{argument}: given {given}; allowed: an integer of at most {highest}")
+        raise ArgumentError(f"{argument}: given {_shown(count)}; allowed: an integer of at most {highest}")
     return count
+
+
+def _shown(value: object) -> str:
+    # An integer of thousands of digits can't be written out.
+    large = isinstance(value, int) and value.bit_length() > 4 * QUOTE
+    return f"an integer of {value.bit_length()} bits" if large else repr(value)  # type: ignore[attr-defined]
 
 
 def check_number(argument: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
@@ -217,8 +222,8 @@ def check_number(argument: str, value: Any, low: float, high: float, *, open_low
     Raises:
         ArgumentError: The value is not a finite number within the limits.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or not low <= value <= high or (open_low and value == low):
         limits = f"{'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
-        raise ArgumentError(f"{argument}: given {value!r}; allowed: a number {limits}")
+        raise ArgumentError(f"{argument}: given {_shown(value)}; allowed: a number {limits}")
     return float(value)

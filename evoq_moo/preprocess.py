@@ -80,7 +80,7 @@ class Preprocess:
         given = getattr(self, name)
         try:
             values = tuple(float(v) for v in given)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ArgumentError(f"{name}: given {given!r}; allowed: {self.channels} numbers") from None
         if len(values) != self.channels or not all(math.isfinite(v) for v in values):
             raise ArgumentError(

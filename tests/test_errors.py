@@ -12,6 +12,7 @@ from evoq_moo.errors import (
     MissingFileError,
     StoreError,
     check_count,
+    check_number,
     check_text,
 )
 
@@ -58,5 +59,13 @@ def test_counts_have_a_highest_value():
     with pytest.raises(ArgumentError, match="seed: given 99999999999999999999; allowed: an integer of at most"):
         check_count("seed", 99999999999999999999)
     for value in (10**5000, -(10**5000)):
-        with pytest.raises(ArgumentError, match="seed: given one of 16610 bits"):
+        with pytest.raises(ArgumentError, match="seed: given an integer of 16610 bits"):
             check_count("seed", value)
+
+
+def test_numbers_that_no_float_holds():
+    for value in (10**400, -(10**400), 10**5000, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="share: given .*; allowed: a number from 0 to 1"):
+            check_number("share", value, 0, 1)
+    with pytest.raises(ArgumentError, match="time: given .*; allowed: a number from 0"):
+        check_number("time", 10**400, 0, float("inf"))
