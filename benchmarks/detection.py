@@ -82,7 +82,7 @@ def front(
     """Measure the float network and points of a front."""
     loaded = load_front(run)
     images = read_detection(DATA / "coco_val_64")
-    network = recipe_of(loaded)(threads=threads)
+    network = recipe_of(loaded, trust=True)(threads=threads)
 
     def measured(name: str, module: torch.nn.Module, **more: Any) -> None:
         started = time.process_time()

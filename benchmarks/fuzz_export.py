@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import torch
 import typer
+from _mutate import INTERESTING, change_bytes, change_json
 from torch import nn
 
 import evoq_moo as evoq
@@ -34,24 +35,6 @@ from evoq_moo.export import export_onnx, read_bits, read_onnx, verify_onnx, writ
 app = typer.Typer(add_completion=False, help=__doc__)
 LIMIT = 20.0
 """Of one case (seconds)."""
-INTERESTING = (
-    0,
-    1,
-    -1,
-    2**31,
-    -(2**63),
-    255,
-    float("nan"),
-    float("inf"),
-    1e308,
-    "",
-    "x",
-    "../../x",
-    None,
-    [],
-    {},
-    True,
-)
 
 
 class Net(nn.Module):
@@ -115,28 +98,9 @@ def changed(name: str, content: bytes, rng: random.Random) -> bytes:
     if name.endswith(".json") and rng.random() < 0.7:
         data = json.loads(content)
         for _ in range(rng.randint(1, 3)):
-            data = _change_json(data, rng)
+            data = change_json(data, rng)
         return json.dumps(data).encode()
-    return _change_bytes(bytearray(content), rng)
-
-
-def _change_bytes(content: bytearray, rng: random.Random) -> bytes:
-    for _ in range(rng.randint(1, 6)):
-        where = rng.randrange(len(content)) if content else 0
-        length = int(2 ** rng.uniform(0, 6))
-        kind = rng.randrange(5)
-        if kind == 0:
-            content[where : where + 1] = bytes([rng.randrange(256)])
-        elif kind == 1 and rng.random() < 0.3:
-            del content[where:]
-        elif kind == 2:
-            del content[where : where + length]
-        elif kind == 3:
-            content[where:where] = rng.randbytes(length)
-        else:
-            source = rng.randrange(len(content)) if content else 0
-            content[where:where] = content[source : source + length]
-    return bytes(content)
+    return change_bytes(bytearray(content), rng)
 
 
 def _change_message(message: Any, rng: random.Random) -> None:
@@ -174,25 +138,12 @@ def _change_message(message: Any, rng: random.Random) -> None:
 def _other(value: Any, rng: random.Random) -> Any:
     """Return another value of the same kind, mostly."""
     if isinstance(value, bytes):
-        return _change_bytes(bytearray(value), rng)
+        return change_bytes(bytearray(value), rng)
     if isinstance(value, str):
-        text = _change_json(json.loads(value), rng) if value[:1] in "[{" and value else None
+        text = change_json(json.loads(value), rng) if value[:1] in "[{" and value else None
         return json.dumps(text) if text is not None else rng.choice([value + "x", "", value[:-1], "../../etc/passwd"])
     if isinstance(value, int):
         return rng.choice([0, 1, -1, value + 1, 2**31 - 1, rng.randrange(1 << 16)])
-    return rng.choice(INTERESTING)
-
-
-def _change_json(data: Any, rng: random.Random) -> Any:
-    """Return JSON data with one thing in it changed."""
-    if isinstance(data, dict | list) and data and rng.random() < 0.8:
-        copy = dict(data) if isinstance(data, dict) else list(data)
-        key = rng.choice(list(copy)) if isinstance(copy, dict) else rng.randrange(len(copy))
-        if rng.random() < 0.2:
-            del copy[key]
-        else:
-            copy[key] = _change_json(copy[key], rng)
-        return copy
     return rng.choice(INTERESTING)
 
 

@@ -39,7 +39,7 @@ def network_of(name: str, *, count: int, draw: int, kind: str, bits: tuple[int, 
     """Return a quantized network with its own samples."""
     recipe = recipe_for(name, draw=draw).to_json() | {"count": count, "weight_bits": bits, "activation_bits": bits}
     recipe |= {"samples": SYNTHETIC} if kind == SYNTHETIC else {"choose": kind}
-    return evoq.Recipe.from_json(recipe | {"tied": True})(threads=threads)
+    return evoq.Recipe.from_json(recipe | {"tied": True}, trust=True)(threads=threads)
 
 
 @app.command()

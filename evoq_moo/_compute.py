@@ -8,7 +8,7 @@ gives the same bits with any number of threads (measured: also faster than torch
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -66,8 +66,8 @@ class ComputePool:
         try:
             return [future.result() for future in futures]
         finally:
-            for future in futures:
-                future.cancel()
+            # What runs still reads what the caller is about to change.
+            wait([future for future in futures if not future.cancel()])
 
     def run(self, function: Callable[[], R]) -> R:
         """Return `function()` computed on one torch thread, without gradients."""

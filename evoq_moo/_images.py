@@ -1,8 +1,10 @@
 """Where images come from: a folder, an ``.npz`` file or an array, decoded one at a time."""
 
+import io
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from evoq_moo._schema import Layout, read_bytes, read_npz, reading
 from evoq_moo.errors import ArgumentError, ImageError, MissingFileError
 from evoq_moo.preprocess import image_from_array
 
@@ -29,6 +32,11 @@ Images = (
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """File names taken for images, in any case."""
+
+
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What files of these names may hold; Pillow knows more, and asks other programs for some."""
+_ARRAYS = {"images": Layout(kinds="u", ndim=4), "labels": Layout(kinds="iuf", optional=True)}
 
 
 class ImageSource:
@@ -135,15 +143,18 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _read_image(path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return image
+    with _opened(path) as image:
+        image.load()
+        return image
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
-    except Exception as error:
-        raise ImageError(f"{path}: can't be read as an image: {error}") from error
+    with reading(f"{path}: can't be read as an image", ImageError, catch=(Exception,)), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -159,22 +170,13 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: It can't be read.
     """
-    try:
-        with Image.open(path) as image:
-            return upright_size(image)
-    except Exception as error:  # as in _read_image
-        raise ImageError(f"{path}: can't be read as an image: {error}") from error
+    with _opened(path) as image:
+        return upright_size(image)
 
 
 def _read_npz(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    try:
-        # Opened here, because numpy leaves a file of its own open where the archive is damaged.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("images", "labels") if key in file}
-            keys = list(file.keys())
-    # So does numpy, by what of the zip archive is damaged: BadZipFile, zlib.error, ValueError, TypeError, ...
-    except Exception as error:
-        raise ImageError(f"{path}: not a readable .npz file: {error}") from error
-    if "images" not in arrays:
-        raise ImageError(f"{path}: given the arrays {keys}; allowed: images (uint8 NHWC), and labels if labelled")
+    # So do numpy and zipfile, by what of the archive is damaged: BadZipFile, zlib.error, ValueError, TypeError, ...
+    with reading(f"{path}: not a readable .npz file of images", ImageError, catch=(Exception,)):
+        data = read_bytes(path)
+        arrays = read_npz(io.BytesIO(data), len(data), _ARRAYS)
     return arrays["images"], arrays.get("labels")

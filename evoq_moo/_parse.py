@@ -23,7 +23,7 @@ def parse_budgets(texts: list[str]) -> dict[str, float]:
             limit = float(value)
         except ValueError:
             limit = math.nan
-        if not sign or math.isnan(limit):
+        if not sign or not math.isfinite(limit):
             raise ArgumentError(f"budget: given {text!r}; allowed: like 'bops<=5', 'size_mib<=2' or 'difference<=0.01'")
         if name in budgets:
             raise ArgumentError(f"budget: given {name} twice")

@@ -1,6 +1,5 @@
 """Images as tensors: the unlabelled samples of a search, and labelled images to measure accuracy on."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec import Struct
 from torch import nn
 
 from evoq_moo._images import IMAGE_SUFFIXES, Images, ImageSource, Transform
-from evoq_moo.errors import ArgumentError, ImageError, MissingFileError, check_count, check_name
+from evoq_moo._schema import Digits, Text, convert, read_csv, reading
+from evoq_moo.errors import ArgumentError, ImageError, check_count, check_name
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM, choose_samples
 
@@ -201,46 +202,33 @@ def _find_labels(source: ImageSource, labels: Any) -> torch.Tensor:
     path = Path(labels)
     if not path.is_file() and (source.folder / path).is_file():
         path = source.folder / path
-    return torch.tensor(_read_csv(path, source.files, source.folder), dtype=torch.int64)
+    return torch.tensor(_read_labels(path, source.files, source.folder), dtype=torch.int64)
 
 
-def _read_csv(path: Path, files: Sequence[Path], folder: Path) -> list[int]:
-    if not path.is_file():
-        raise MissingFileError(f"labels: no such file: {path}")
+class _Row(Struct):
+    file: Text
+    label: Digits
+
+
+def _read_labels(path: Path, files: Sequence[Path], folder: Path) -> list[int]:
     index = {os.path.realpath(file): i for i, file in enumerate(files)}
     found: dict[int, int] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream)
-            columns = list(rows.fieldnames or [])
-            if not {"file", "label"} <= set(columns):
-                raise ImageError(f"{path}: given the columns {columns}; allowed: file and label (others are ignored)")
-            for row in rows:
-                # A relative path is looked up in the folder first, then from the working directory.
-                candidates = [os.path.realpath(base / (row["file"] or "")) for base in (folder, Path.cwd())]
-                i = next((index[c] for c in candidates if c in index), None)
-                where = f"{path}, line {rows.line_num}"
-                if i is None:
-                    raise ImageError(f"{where}: file {row['file']!r} is not among the images of {folder}")
-                if i in found:
-                    raise ImageError(f"{where}: file {row['file']!r} is listed twice; allowed: once")
-                found[i] = _label(row["label"], where)
-    except ImageError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise ImageError(f"{path}: not a CSV file in UTF-8: {error}") from error
+    for where, row in read_csv(path, ("file", "label"), error=ImageError, others=True):
+        with reading(where, ImageError):
+            given = convert(row, _Row)
+            name = given.file
+            # A relative path is looked up in the folder first, then from the working directory.
+            candidates = [os.path.realpath(base / name) for base in (folder, Path.cwd())]
+            i = next((index[c] for c in candidates if c in index), None)
+            if i is None:
+                raise ValueError(f"file {name!r} is not among the images of {folder}")
+            if i in found:
+                raise ValueError(f"file {name!r} is listed twice; allowed: once")
+            found[i] = int(given.label)
     missing = [str(file) for i, file in enumerate(files) if i not in found]
     if missing:
         raise ImageError(f"{path}: no label for {len(missing)} of {len(files)} images; the first is {missing[0]}")
     return [found[i] for i in range(len(files))]
-
-
-def _label(text: str | None, where: str) -> int:
-    digits = (text or "").strip()
-    # More digits would not fit an int64.
-    if not digits.isdecimal() or len(digits) > 18:
-        raise ImageError(f"{where}: label {text!r}; allowed: a whole number, 0 or more")
-    return int(digits)
 
 
 def _check_callable(preprocess: Any) -> None:

@@ -11,15 +11,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
 from evoq_moo._files import write_atomically
+from evoq_moo._schema import read_bytes, reading
 from evoq_moo._setup import digest, network_fingerprint
-from evoq_moo.errors import ArgumentError, NetworkError, check_count
+from evoq_moo._tensors import read_tensors
+from evoq_moo.errors import ArgumentError, FormatError, NetworkError, check_count
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.progress import Tracker, track
 from evoq_moo.zoo._digits import cache_folder
@@ -112,9 +113,10 @@ def cached_samples(network: nn.Module, *, count: int, preprocess: Preprocess, se
     path = cache_folder() / f"synthetic-{key[:16]}.safetensors"
     if path.is_file():
         try:
-            return safetensors.torch.load(path.read_bytes())["samples"]
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-            logger.warning("%s: damaged (%s); distilling the images again", path, error)
+            with reading(f"{path}: damaged", catch=(ValueError, KeyError)):
+                return read_tensors(read_bytes(path))["samples"]
+        except FormatError as error:
+            logger.warning("%s; distilling the images again", error)
     samples = distill_samples(network, count=count, preprocess=preprocess, seed=seed, progress=progress)
     try:
         write_atomically(path, safetensors.torch.save({"samples": samples}))

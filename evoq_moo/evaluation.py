@@ -1,7 +1,7 @@
 """Evaluating policies: from the store where they are known, by the network (or workers) where not."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +105,9 @@ class Evaluator:
             for key, policy in missing.items():
                 take(key, self.network.difference_of(policy))
         else:
-            futures = self._workers.submit(list(missing.values()))
-            key_of = dict(zip(futures, missing, strict=True))
-            try:
-                for future in as_completed(futures):
-                    take(key_of[future], future.result())
-            finally:
-                for future in futures:
-                    future.cancel()
+            order = list(missing)
+            for i, value in self._workers.results(list(missing.values())):
+                take(order[i], value)
         return np.array([known[key] for key in keys], dtype=np.float64)
 
     def on_samples(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> "Evaluator":

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 import moocore
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 from rich.table import Table
 
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import write_atomically
 from evoq_moo._front_table import front_table
 from evoq_moo._pick import row_by_text
+from evoq_moo._schema import Amount, BitWidth, Number, Text, convert, read_json, reading
 from evoq_moo.choosing import Choice
 from evoq_moo.cost import cost_matrix
 from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, check_name
@@ -69,6 +71,30 @@ class FrontPoint:
         if found is None:
             raise ArgumentError("objective: given 'latency', which this front has no table of times for")
         return float(found)
+
+
+class _PointData(Struct):
+    difference: Number
+    size_mib: Amount
+    gbops: Amount
+    weight_bits: tuple[BitWidth, ...]
+    activation_bits: tuple[BitWidth, ...]
+    latency_ms: Amount | None = None
+
+
+class _FrontData(Struct):
+    objectives: tuple[str, ...]
+    layers: tuple[Text, ...]
+    points: tuple[_PointData, ...]
+    provenance: dict[str, Any]
+
+
+class _Provenance(Struct):
+    """What is read of a front's provenance, where it is there."""
+
+    fingerprint: Text | None = None
+    metric: str | None = None
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,22 +348,22 @@ class ParetoFront:
             MissingFileError: No such file.
             FormatError: Not a front, damaged, or of an unknown version.
         """
-        data = read_json(path, format_name=FORMAT, version=1)
-        try:
-            layers = tuple(str(name) for name in data["layers"])
+        data = read_json(path, _FrontData, format_name=FORMAT, version=1)
+        with reading(f"{path}: not a front"):
             points = tuple(
                 FrontPoint(
-                    policy=Policy(layers, tuple(point["weight_bits"]), tuple(point["activation_bits"])),
-                    difference=float(point["difference"]),
-                    size_mib=float(point["size_mib"]),
-                    gbops=float(point["gbops"]),
-                    latency_ms=float(point["latency_ms"]) if "latency_ms" in point else None,
+                    policy=Policy(data.layers, point.weight_bits, point.activation_bits),
+                    difference=point.difference,
+                    size_mib=point.size_mib,
+                    gbops=point.gbops,
+                    latency_ms=point.latency_ms,
                 )
-                for point in data["points"]
+                for point in data.points
             )
-            return cls(points=points, objectives=tuple(data["objectives"]), provenance=dict(data["provenance"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{path}: not a front: {error}") from error
+            if "latency" in data.objectives and any(point.latency_ms is None for point in points):
+                raise FormatError(f"{path}: not a front: latency is an objective, and a point has none")
+            convert(data.provenance, _Provenance)
+            return cls(points=points, objectives=data.objectives, provenance=data.provenance)
 
     def _some_points(self) -> tuple[FrontPoint, ...]:
         if not self.points:

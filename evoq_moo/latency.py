@@ -15,15 +15,27 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from evoq_moo._files import write_atomically
-from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo._schema import Amount, BitWidth, Text, convert, read_csv, reading
+from evoq_moo.errors import ArgumentError
 from evoq_moo.space import ACTIVATION, ALLOWED_BITS, WEIGHT, FloatArray, IntArray, LayerInfo
 
 COLUMNS = ("layer", "weight_bits", "activation_bits", "milliseconds")
 REST = "(rest)"
 """In a file, the name of the row for what runs between layers."""
 _WIDEST = max(ALLOWED_BITS)
+
+
+class _Rest(Struct):
+    milliseconds: Amount
+
+
+class _Row(_Rest):
+    layer: Text
+    weight_bits: BitWidth
+    activation_bits: BitWidth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,32 +149,22 @@ class LatencyTable:
             MissingFileError: No such file.
             FormatError: Not such a table; the message names the line.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MissingFileError(f"no such file: {path}")
         times: dict[str, dict[tuple[int, int], float]] = {}
-        rest = 0.0
-        try:
-            reader = csv.reader(io.StringIO(path.read_bytes().decode()), strict=True)
-            header = next(reader, [])
-            if tuple(part.strip() for part in header) != COLUMNS:
-                raise FormatError(f"{path}: given columns {header}; allowed: {','.join(COLUMNS)}")
-            for line, row in enumerate(reader, 2):
-                if not row:
+        rest: float | None = None
+        for where, row in read_csv(path, COLUMNS):
+            with reading(where):
+                if row["layer"] == REST:
+                    if rest is not None:
+                        raise ValueError(f"{REST} is given twice")
+                    rest = convert(row, _Rest, text=True).milliseconds
                     continue
-                try:
-                    name, weight, activation, value = row
-                    if name == REST:
-                        rest = float(value)
-                    elif (pair := (int(weight), int(activation))) in times.setdefault(name, {}):
-                        raise ValueError(f"{name} at W{weight} A{activation} is given twice")
-                    else:
-                        times[name][pair] = float(value)
-                except ValueError as error:
-                    raise FormatError(f"{path}, line {line}: given {row}: {error}") from error
-            return cls(milliseconds=times, rest=rest, source=str(path))
-        except (UnicodeDecodeError, csv.Error, ArgumentError) as error:
-            raise FormatError(f"{path}: not a table of latencies: {error}") from error
+                found = convert(row, _Row, text=True)
+                pair = (found.weight_bits, found.activation_bits)
+                if pair in times.setdefault(found.layer, {}):
+                    raise ValueError(f"{found.layer} at W{pair[0]} A{pair[1]} is given twice")
+                times[found.layer][pair] = found.milliseconds
+        with reading(f"{path}: not a table of latencies"):
+            return cls(milliseconds=times, rest=rest or 0.0, source=str(path))
 
 
 def _check_time(what: str, value: float) -> None:

@@ -425,9 +425,12 @@ class QuantizedNetwork:
             NonFiniteError: The quantized network computes NaN or infinity; the message names the first layer.
         """
         array = Policy.from_array(self.space.layer_names, bits).to_array()
+        return self._finite_difference(self.heads_of(array), array)
+
+    def heads_of(self, bits: IntArray) -> list[Tensor]:
+        """Return the outputs under bit-widths `(layers, 2)`; one thread at a time, as the engine holds one policy."""
         with self._lock:
-            heads = self.engine.heads(array)
-        return self._finite_difference(heads, array)
+            return self.engine.heads(bits)
 
     def scan(self, bits: npt.ArrayLike) -> Iterator[float]:
         """Give the output difference of many bit-widths `(policies, layers, 2)` that leave most layers in float.

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from evoq_moo.errors import ArgumentError, ImageError
+from evoq_moo._schema import Number, Pixels, convert, reading
+from evoq_moo.errors import ArgumentError, ImageError, check_name
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,10 +44,10 @@ class Preprocess:
             output is, as torchvision's detectors were trained.
     """
 
-    crop: int
-    resize: int | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    crop: Pixels
+    resize: Pixels | None = None
+    mean: tuple[Number, ...] = IMAGENET_MEAN
+    std: tuple[Number, ...] = IMAGENET_STD
     channels: int = 3
     rotate180: bool = False
     stretch: bool = False
@@ -79,7 +80,7 @@ class Preprocess:
         given = getattr(self, name)
         try:
             values = tuple(float(v) for v in given)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ArgumentError(f"{name}: given {given!r}; allowed: {self.channels} numbers") from None
         if len(values) != self.channels or not all(math.isfinite(v) for v in values):
             raise ArgumentError(
@@ -166,11 +167,11 @@ class Preprocess:
         Raises:
             ArgumentError: An attribute is missing, unknown or not allowed.
         """
-        try:
-            return cls(**data)
-        except TypeError as error:
-            known = ", ".join(f.name for f in dataclasses.fields(cls))
-            raise ArgumentError(f"preprocess: given {dict(data)!r}; allowed: {known}; crop is needed") from error
+        known = [f.name for f in dataclasses.fields(cls)]
+        with reading("preprocess", ArgumentError):
+            for key in data:
+                check_name("given an attribute", key, known)
+            return convert(data, cls)
 
 
 def image_from_array(array: npt.ArrayLike) -> Image.Image:

@@ -3,22 +3,26 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from torch import nn
 
 from evoq_moo import zoo
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import BitWidth, Few, Text, Whole, convert, read_json, reading
+from evoq_moo._trust import check_path, refuse_code
 from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
 from evoq_moo.engines import EngineName
-from evoq_moo.errors import ArgumentError, FormatError, check_name
+from evoq_moo.errors import ArgumentError, FormatError, check_name, check_text
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
+from evoq_moo.zoo._weights import is_name
 
 FORMAT = "evoq-moo/recipe"
 RECIPE_FILE = "recipe.json"
@@ -46,35 +50,63 @@ class Recipe:
         difference: Name of the difference; ``"auto"`` (of a zoo's network resolved at once): what fits the task.
         engine: ``"auto"``, ``"reference"`` or ``"integer"``.
         classes: Of a zoo's detector, background among them; None for the entry's number.
+        read_from: The file it was read from, where nobody has said that the file is trusted. Such a recipe runs no
+            code, and reads no file outside of that file's folder and the working directory. None for one of the
+            user's own. It is no part of the recipe: not compared, not written.
+        runs_code: Whether the factory of such a recipe may run nevertheless.
     """
 
-    model: str
-    weights: str | None = None
-    samples: str | None = None
-    count: int = 50
-    samples_seed: int = 0
+    model: Text
+    weights: Text | None = None
+    samples: Text | None = None
+    count: Few = 50
+    samples_seed: Whole = 0
     choose: str = RANDOM
     preprocess: Mapping[str, Any] | None = None
-    weight_bits: tuple[int, ...] = tuple(range(2, 9))
-    activation_bits: tuple[int, ...] = tuple(range(2, 9))
-    pinned: str | tuple[str, ...] = "ends"
+    weight_bits: tuple[BitWidth, ...] = tuple(range(2, 9))
+    activation_bits: tuple[BitWidth, ...] = tuple(range(2, 9))
+    pinned: str | tuple[Text, ...] = "ends"
     tied: bool = False
     difference: str = "auto"
     engine: EngineName = "auto"
-    classes: int | None = None
+    classes: Few | None = None
+    read_from: str | None = field(default=None, compare=False, repr=False)
+    runs_code: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("model", "weights", "samples"):
+            check_text(name, getattr(self, name))
         if self.difference == "auto" and ":" not in self.model and self.model in zoo.names():
             detects = zoo.entry(self.model).task == "detection"
             object.__setattr__(self, "difference", DETECTION_DEFAULT if detects else CLASSIFICATION_DEFAULT)
+
+    def check_trust(self, *, samples: bool = True) -> None:
+        """Raise where making the network needs the user's consent, which it lacks.
+
+        Args:
+            samples: Whether its samples are read, too.
+
+        Raises:
+            TrustError: The recipe was read from a file, which names code, or weights or samples elsewhere.
+        """
+        if self.read_from is None:
+            return
+        if ":" in self.model and not self.runs_code:
+            raise refuse_code(self.model, self.read_from, again="--model")
+        if self.weights is not None and not is_name(self.weights):
+            check_path("weights", self.weights, self.read_from)
+        if samples and self.samples is not None and self.samples != SYNTHETIC:
+            check_path("samples", self.samples, self.read_from)
 
     def load_model(self) -> tuple[nn.Module, Preprocess]:
         """Load the float network and its preprocessing.
 
         Raises:
+            TrustError: As :meth:`check_trust`.
             ArgumentError: A factory's network has no `preprocess` attribute and none is given.
             EvoqError: As :func:`evoq_moo.zoo.load` and :func:`evoq_moo.zoo.load_factory`.
         """
+        self.check_trust(samples=False)
         given = None if self.preprocess is None else Preprocess.from_json(self.preprocess)
         if ":" not in self.model:
             loaded = zoo.load(self.model, weights=self.weights, preprocess=given, classes=self.classes)
@@ -106,10 +138,12 @@ class Recipe:
             progress: Show progress on a terminal.
 
         Raises:
+            TrustError: As :meth:`check_trust`.
             ArgumentError: No samples are given for a model that has none embedded.
             EvoqError: As the loaders and :class:`QuantizedNetwork`.
         """
         check_name("choose", self.choose, CHOOSERS)
+        self.check_trust()
         if self.samples == SYNTHETIC and self.choose != RANDOM:
             raise ArgumentError(f"choose: given {self.choose!r} with synthetic samples; allowed: {RANDOM!r}")
         model, preprocess = self.load_model()
@@ -150,25 +184,54 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready plain data; paths are made absolute."""
-        data = asdict(self)
+        data = {key: value for key, value in asdict(self).items() if key in _written()}
         for key in ("weights", "samples"):
             value = data[key]
             if value is not None and value != SYNTHETIC and Path(value).exists():
                 data[key] = str(Path(value).resolve())
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
+    def vouch(self, model: str) -> "Recipe":
+        """Return the recipe with its factory allowed to run, since the user names the same one.
+
+        Args:
+            model: What the user names.
+
+        Raises:
+            ArgumentError: It is not the recipe's.
+        """
+        if model != self.model:
+            raise ArgumentError(f"model: given {model!r}; {self.read_from or 'the recipe'} names {self.model!r}")
+        return replace(self, runs_code=True)
+
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
+    def from_json(cls, data: Mapping[str, Any], *, source: str | Path = "recipe", trust: bool = False) -> "Recipe":
         """Rebuild a recipe from what :meth:`to_json` gave.
+
+        Args:
+            data: The data.
+            source: The file it is from, for messages; paths below its folder may be read.
+            trust: Allow it to run the code and to read the files that it names, wherever they are.
 
         Raises:
             FormatError: The data is not a recipe.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or "model" not in data or set(data) - known:
-            raise FormatError(f"recipe: given {data!r}; allowed: what Recipe.to_json gives")
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**values)
+        with reading("recipe"):
+            recipe = convert(data, cls)
+            for key in data:
+                check_name("given a key", key, _written())
+            if recipe.preprocess is not None:
+                Preprocess.from_json(recipe.preprocess)
+        return replace(recipe, read_from=None if trust else str(source))
+
+
+def _written() -> set[str]:
+    """Return the fields that files hold."""
+    return {f.name for f in fields(Recipe) if f.compare}
+
+
+class _RecipeData(Struct):
+    recipe: dict[str, Any]
 
 
 def _where_weights_are(entry: zoo.ZooEntry) -> str:
@@ -188,18 +251,19 @@ def write_recipe(path: str | Path, recipe: Recipe) -> None:
     write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
-def read_recipe(path: str | Path) -> Recipe:
+def read_recipe(path: str | Path, *, trust: bool = False) -> Recipe:
     """Read what :func:`write_recipe` wrote.
+
+    Args:
+        path: The file.
+        trust: As for :meth:`Recipe.from_json`.
 
     Raises:
         MissingFileError: No such file.
         FormatError: Not a recipe, damaged, or of an unknown version.
     """
-    data = read_json(path, format_name=FORMAT, version=1)
+    data = read_json(path, _RecipeData, format_name=FORMAT, version=1)
     try:
-        recipe = Recipe.from_json(data.get("recipe", {}))
-        if not isinstance(recipe.model, str):
-            raise TypeError(f"model is a {type(recipe.model).__name__}")
-    except (FormatError, TypeError) as error:
+        return Recipe.from_json(data.recipe, source=path, trust=trust)
+    except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    return recipe

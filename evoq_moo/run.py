@@ -4,28 +4,37 @@ run.json             what was asked for
 evaluations.sqlite   every evaluation, as soon as it was known
 sensitivity.json     the sensitivity table
 front.json           the front; front.png its picture
+latency.csv          the times of the layers, where the search was given a table
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evoq_moo._files import read_json, write_atomically
+from msgspec import Struct
+
+from evoq_moo._files import check_writable, is_writable, make_folder, write_atomically
 from evoq_moo._run_search import SearchRun, run_search
+from evoq_moo._schema import Few, Number, Text, Whole, convert, read_json, reading
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
 from evoq_moo.errors import ArgumentError, FormatError, check_name
-from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.front import OBJECTIVES, FrontPoint, ParetoFront
 from evoq_moo.latency import LatencyTable
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.problems._base import BUDGETS
 from evoq_moo.recipe import Recipe
 from evoq_moo.sensitivity_scan import measure_sensitivity
 
+logger = logging.getLogger("evoq_moo")
 FORMAT = "evoq-moo/run"
+LATENCY_FILE = "latency.csv"
+"""The run's own copy of the table of latencies, where it has one."""
 UNIFORM_BITS = (8, 6, 5, 4, 3, 2)
 
 
@@ -86,7 +95,8 @@ def execute(
 
     Args:
         settings: What to search.
-        folder: Where the files go; a folder that holds a run of other settings is an error.
+        folder: Where the files go; a folder that holds a run of other settings is an error. Of one that can't be
+            written to, a finished run is replayed from its store, and no file is touched.
         evaluations: How many evaluations the search may ask for; may grow when a run is resumed.
         workers: Evaluate on this many processes.
         threads: Micro-batches computed at once by this process; None for one a core.
@@ -101,8 +111,16 @@ def execute(
     """
     folder = Path(folder)
     latency = None if settings.latency is None else LatencyTable.load(settings.latency)
-    _claim(folder, settings)
+    # A finished run may lie where nothing can be written: it is then replayed from its store.
+    written = not folder.is_dir() or is_writable(folder)
+    if written:
+        check_writable("output", folder, folder=True)
+    else:
+        logger.warning("%s can't be written to: its run is replayed, and its files stay as they are", folder)
+    claimed = _is_claimed(folder, settings)
     network = settings.recipe(threads=threads, progress=progress)
+    if written:
+        make_folder(folder)
     problem = MixedPrecisionProblem(
         network,
         objectives=settings.objectives,
@@ -113,8 +131,14 @@ def execute(
         calibrate=settings.calibrate,
     )
     try:
+        # Last, so that what was refused leaves a folder that others can use.
+        if written and not claimed:
+            _claim(folder, settings)
+        if written and latency is not None:
+            latency.save(folder / LATENCY_FILE)
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
-        sensitivity.save(folder / "sensitivity.json")
+        if written:
+            sensitivity.save(folder / "sensitivity.json")
         run = run_search(
             problem,
             default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
@@ -123,29 +147,78 @@ def execute(
             progress=progress,
             provenance={"settings": settings.to_json(), "versions": package_versions()},
         )
-        run.front.save(folder / "front.json")
-        _draw(run.front, problem, folder / "front.png")
+        if written:
+            run.front.save(folder / "front.json")
+            _draw(run.front, problem, folder / "front.png")
     finally:
         problem.close()
     return run
 
 
-def _claim(folder: Path, settings: RunSettings) -> None:
+def _is_claimed(folder: Path, settings: RunSettings) -> bool:
+    """Tell whether a folder holds a run of these settings, else none.
+
+    Raises:
+        ArgumentError: It holds a run of others.
+    """
     path = folder / "run.json"
-    asked = settings.to_json()
-    if path.exists():
-        found = read_json(path, format_name=FORMAT, version=1).get("settings")
-        if not isinstance(found, dict):
-            raise FormatError(f"{path}: holds no settings")
-        differences = _differences(found, asked)
-        if differences:
-            raise ArgumentError(
-                f"output: {folder} holds a run of other settings ({'; '.join(differences)}); "
-                "give another folder, or the same settings to go on"
-            )
-    else:
-        data = {"format": FORMAT, "version": 1, "settings": asked}
-        write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+    if not path.exists():
+        return False
+    if differences := _differences(read_settings(path), settings.to_json()):
+        raise ArgumentError(
+            f"output: {folder} holds a run of other settings ({'; '.join(differences)}); "
+            "give another folder, or the same settings to go on"
+        )
+    return True
+
+
+def _claim(folder: Path, settings: RunSettings) -> None:
+    data = {"format": FORMAT, "version": 1, "settings": settings.to_json()}
+    write_atomically(folder / "run.json", (json.dumps(data, indent=1) + "\n").encode())
+
+
+class _RunData(Struct):
+    settings: dict[str, Any]
+
+
+class _SettingsData(Struct):
+    recipe: dict[str, Any]
+    objectives: tuple[str, ...]
+    budgets: dict[str, Number]
+    pop_size: Few
+    seed: Whole
+    latency: Text | None = None
+    calibrate: str | None = None
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read what a run was asked for, as :meth:`RunSettings.to_json` wrote it.
+
+    Raises:
+        MissingFileError: No such file.
+        FormatError: Not the file of a run, damaged, or of an unknown version.
+    """
+    return check_settings(str(path), read_json(path, _RunData, format_name=FORMAT, version=1).settings)
+
+
+def check_settings(where: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a run, as they are.
+
+    Args:
+        where: The file, for messages.
+        found: What it holds as settings.
+
+    Raises:
+        FormatError: It is not what :meth:`RunSettings.to_json` gives.
+    """
+    with reading(f"{where}: not the settings of a run"):
+        data = convert(found, _SettingsData)
+        Recipe.from_json(data.recipe)
+        for name in data.objectives:
+            check_name("objectives", name, OBJECTIVES)
+        for name in data.budgets:
+            check_name("budgets", name, BUDGETS)
+    return found
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -189,13 +262,19 @@ def load_front(path: str | Path) -> ParetoFront:
     return ParetoFront.load(path / "front.json" if path.is_dir() else path)
 
 
-def recipe_of(front: ParetoFront) -> Recipe:
+def recipe_of(front: ParetoFront, *, source: str | Path = "front", trust: bool = False) -> Recipe:
     """Return the recipe of the network that a front is of.
+
+    Args:
+        front: The front.
+        source: The front's file, or its run's folder; paths in it may be read.
+        trust: Allow the recipe to run the code and to read the files that it names, wherever they are.
 
     Raises:
         FormatError: The front was not made by `evoq search`, so it holds no recipe.
     """
     settings = front.provenance.get("settings")
-    if not isinstance(settings, Mapping) or "recipe" not in settings:
+    if settings is None or "recipe" not in settings:
         raise FormatError("front: holds no recipe of its network (it was not made by `evoq search`)")
-    return Recipe.from_json(settings["recipe"])
+    file = Path(source) / "front.json" if Path(source).is_dir() else source
+    return Recipe.from_json(settings["recipe"], source=file, trust=trust)

@@ -1,5 +1,6 @@
 """A network on some of its samples: where the difference sits in few samples, those tell nearly all."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -47,14 +48,16 @@ class SampleSubset(QuantizedNetwork):
 KEPT = 4
 """Subsets of a network that are kept at a time."""
 _kept: WeakKeyDictionary[QuantizedNetwork, dict[str, SampleSubset]] = WeakKeyDictionary()
+_keeping = threading.Lock()
 
 
 def subset_of(network: QuantizedNetwork, samples: Sequence[int] | npt.NDArray[np.int64]) -> SampleSubset:
     """Return a network on some of its samples; the last few asked for are kept, since engines take time to make."""
-    kept = _kept.setdefault(network, {})
     subset = SampleSubset(network, samples)
-    subset = kept.pop(subset.fingerprint, subset)
-    kept[subset.fingerprint] = subset
-    if len(kept) > KEPT:
-        del kept[next(iter(kept))]
+    with _keeping:
+        kept = _kept.setdefault(network, {})
+        subset = kept.pop(subset.fingerprint, subset)
+        kept[subset.fingerprint] = subset
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]
     return subset

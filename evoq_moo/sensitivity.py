@@ -13,12 +13,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
-from evoq_moo._files import read_json, write_atomically
-from evoq_moo.errors import ArgumentError, FormatError, check_name
-from evoq_moo.space import FloatArray, IntArray, SearchSpace
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import BitWidth, Number, read_json, reading
+from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.space import FloatArray, IntArray, SearchSpace, SpaceData
 
 FORMAT = "evoq-moo/sensitivity"
+
+
+class _TableData(Struct):
+    space: SpaceData
+    bits: tuple[BitWidth, ...]
+    values: tuple[tuple[Number | None, ...], ...]
+    metric: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,18 +122,15 @@ class SensitivityTable:
             MissingFileError: No such file.
             FormatError: The file is not a sensitivity table, is damaged, or of an unknown version.
         """
-        data = read_json(path, format_name=FORMAT, version=1)
-        try:
-            values = np.array([[math.nan if v is None else v for v in row] for row in data["values"]], dtype=np.float64)
-            space = SearchSpace.from_json(data["space"])
+        data = read_json(path, _TableData, format_name=FORMAT, version=1)
+        with reading(f"{path}: not a sensitivity table"):
+            values = np.array([[math.nan if v is None else v for v in row] for row in data.values], dtype=np.float64)
             return cls(
-                space=space,
-                bits=tuple(data["bits"]),
-                values=values.reshape(-1, len(data["bits"])),
-                metric=str(data["metric"]),
+                space=data.space.space(),
+                bits=data.bits,
+                values=values.reshape(-1, len(data.bits)),
+                metric=data.metric,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{path}: not a sensitivity table: {error!r}") from error
 
 
 def check_sensitivity(sensitivity: Any) -> SensitivityTable:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
-from evoq_moo.errors import ArgumentError, BitWidthError, check_name
+from evoq_moo._schema import BitWidth, Extent, Text, convert, reading
+from evoq_moo.errors import ArgumentError, BitWidthError, check_name, check_text
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -43,10 +45,10 @@ class LayerInfo:
 
     name: str
     kind: str
-    params: int
-    macs: int
-    bias_params: int = 0
-    output_channels: int = 0
+    params: Extent
+    macs: Extent
+    bias_params: Extent = 0
+    output_channels: Extent = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,9 @@ class Gene:
         choices: Allowed bit-widths, ascending.
     """
 
-    layer: int
+    layer: Extent
     kind: GeneKind
-    choices: tuple[int, ...]
+    choices: tuple[BitWidth, ...]
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -79,9 +81,9 @@ class Policy:
         activation_bits: Bit-width of each layer's input activation (bits).
     """
 
-    layers: tuple[str, ...]
-    weight_bits: tuple[int, ...]
-    activation_bits: tuple[int, ...]
+    layers: tuple[Text, ...]
+    weight_bits: tuple[BitWidth, ...]
+    activation_bits: tuple[BitWidth, ...]
 
     def __post_init__(self) -> None:
         if not len(self.layers) == len(self.weight_bits) == len(self.activation_bits):
@@ -208,6 +210,8 @@ class SearchSpace:
             UnknownNameError: `pinned` or `overrides` name an unknown layer or key.
         """
         names = [layer.name for layer in layers]
+        for name in names:
+            check_text("layers", name)
         pinned = dict(pinned or {})
         overrides = dict(overrides or {})
         for name in pinned:
@@ -403,13 +407,37 @@ class SearchSpace:
         """Rebuild a space from what :meth:`to_json` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: The data is damaged; readers of files turn these into a `FormatError`.
+            FormatError: The data is damaged.
         """
-        layers = tuple(LayerInfo(**layer) for layer in data["layers"])
-        genes = tuple(
-            Gene(layer=g["layer"], kind=g["kind"], choices=check_bits("choices", g["choices"])) for g in data["genes"]
-        )
-        if any(not 0 <= g.layer < len(layers) or g.kind not in {"weight", "activation", "both"} for g in genes):
-            raise ValueError("a gene of an unknown layer or kind")
-        base = whole_bits("base", data["base"]).reshape(len(layers), 2)
-        return cls(layers=layers, genes=genes, base=base)
+        with reading("space"):
+            return convert(data, SpaceData).space()
+
+
+class SpaceData(Struct):
+    """A search space in a file."""
+
+    layers: tuple[LayerInfo, ...]
+    genes: tuple[Gene, ...]
+    base: tuple[tuple[BitWidth, BitWidth], ...]
+
+    def space(self) -> SearchSpace:
+        """Return the space.
+
+        Raises:
+            ArgumentError: Its parts don't fit each other.
+        """
+        layers, genes = self.layers, self.genes
+        if len(self.base) != len(layers):
+            raise ArgumentError(f"base: given {len(self.base)} rows; allowed: one for each of {len(layers)} layers")
+        if len({layer.name for layer in layers}) != len(layers):
+            raise ArgumentError("layers: names a layer twice")
+        for row in self.base:
+            check_bits("base", row)
+        sides = [(gene.layer, column) for gene in genes for column in gene.columns]
+        if len(set(sides)) != len(sides) or any(layer >= len(layers) for layer, _ in sides):
+            raise ArgumentError("genes: one is of an unknown layer, or two set the same bit-width")
+        for gene in genes:
+            if check_bits("choices", gene.choices) != gene.choices:
+                raise ArgumentError(f"choices: given {gene.choices}; allowed: ascending bit-widths, each once")
+        base = np.array(self.base, dtype=np.int64).reshape(len(layers), 2)
+        return SearchSpace(layers=layers, genes=genes, base=base)

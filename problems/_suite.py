@@ -2,17 +2,20 @@
 
 import io
 import json
+from dataclasses import fields
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec import Struct
 
+from evoq_moo._schema import BitWidth, Layout, parse_json, read_npz, reading
 from evoq_moo.analysis import FrozenReference
 from evoq_moo.analysis._reference import log_scale
 from evoq_moo.errors import FormatError, check_name
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.space import SearchSpace
+from evoq_moo.space import SpaceData
 
 from ._surrogate_model import AdditiveModel, NoiseModel
 from .surrogate import Surrogate, SurrogateProblem
@@ -121,36 +124,46 @@ def write_surrogate(surrogate: Surrogate, references: dict[str, FrozenReference]
     return file.getvalue()
 
 
+class _Meta(Struct):
+    format: Literal["evoq-moo/surrogate"]
+    version: Literal[2]
+    network: str
+    space: SpaceData
+    bits: tuple[BitWidth, ...]
+    metric: str
+    provenance: dict[str, Any]
+    fidelity: dict[str, Any]
+    references: dict[str, str]
+
+
 def read_surrogate(data: bytes) -> tuple[Surrogate, dict[str, FrozenReference]]:
     """Rebuild what :func:`write_surrogate` gave.
 
     Raises:
         FormatError: The bytes are damaged or of an unknown version.
     """
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        meta = json.loads(arrays["meta"].tobytes())
-        if (meta["format"], meta["version"]) != (FORMAT, VERSION):
-            raise FormatError(
-                f"surrogate: given {meta['format']!r} version {meta['version']}; allowed: {FORMAT!r} {VERSION}"
-            )
+    fitted = {f"model/{field.name}": Layout(kinds="fiu") for field in fields(NoiseModel)}
+    # numpy and zipfile raise nearly anything on damaged archives.
+    with reading("surrogate: damaged", catch=(Exception,)):
+        arrays = read_npz(io.BytesIO(data), len(data), {"meta": Layout(kinds="u", ndim=1)})
+        meta = parse_json(arrays["meta"].tobytes(), _Meta, nan=True)
+        for variant in meta.references:
+            check_name("references", variant, VARIANTS)
+            fitted[f"reference/{variant}/points"] = fitted[f"reference/{variant}/ends"] = Layout(kinds="f", ndim=2)
+        arrays = read_npz(io.BytesIO(data), len(data), {"sensitivity": Layout(kinds="f", ndim=2), **fitted})
         table = SensitivityTable(
-            space=SearchSpace.from_json(meta["space"]),
-            bits=tuple(meta["bits"]),
-            values=arrays["sensitivity"],
-            metric=meta["metric"],
+            space=meta.space.space(), bits=meta.bits, values=arrays["sensitivity"], metric=meta.metric
         )
-        fitted = {key.removeprefix("model/"): value for key, value in arrays.items() if key.startswith("model/")}
+        model = {key.removeprefix("model/"): value for key, value in arrays.items() if key.startswith("model/")}
         surrogate = Surrogate(
-            network=meta["network"],
+            network=meta.network,
             sensitivity=table,
-            model=NoiseModel.from_arrays(fitted),
-            provenance=meta["provenance"],
-            fidelity=meta["fidelity"],
+            model=NoiseModel.from_arrays(model),
+            provenance=meta.provenance,
+            fidelity=meta.fidelity,
         )
         references = {}
-        for variant, provenance in meta["references"].items():
+        for variant, provenance in meta.references.items():
             ideal, nadir = arrays[f"reference/{variant}/ends"]
             references[variant] = FrozenReference(
                 objectives=VARIANTS[variant],
@@ -160,8 +173,4 @@ def read_surrogate(data: bytes) -> tuple[Surrogate, dict[str, FrozenReference]]:
                 points=arrays[f"reference/{variant}/points"],
                 provenance=provenance,
             )
-    except FormatError:
-        raise
-    except Exception as error:
-        raise FormatError(f"surrogate: damaged: {error!r}") from error
     return surrogate, references

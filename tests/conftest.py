@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.space import Policy
 from evoq_moo.zoo._cifar import CifarBlock
 
+NOBODY = 65534
+"""A user who owns nothing here."""
 SHARED_DATA = Path(os.environ.get("EVOQ_SHARED_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
 
@@ -87,3 +90,29 @@ def tiny_model(with_random_weights) -> nn.Module:
 def tiny_samples() -> torch.Tensor:
     """Twelve float32 samples for `tiny_model`."""
     return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(12))
+
+
+@pytest.fixture
+def locked_folder() -> Iterator[Callable[[Path], AbstractContextManager[None]]]:
+    """A context in which a folder and all below can't be written to, not even by root."""
+
+    @contextmanager
+    def locked(folder: Path) -> Iterator[None]:
+        found = [folder, *folder.rglob("*")]
+        modes = {path: path.stat().st_mode for path in found}
+        above = {path: path.stat().st_mode for path in folder.parents if path.stat().st_uid == os.getuid()}
+        user = os.geteuid()
+        for path, mode in above.items():
+            path.chmod(mode | 0o055)
+        for path in found:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if user == 0:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            for path, mode in {**modes, **above}.items():
+                path.chmod(mode)
+
+    return locked

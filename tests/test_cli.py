@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import evoq_moo as evoq
 from evoq_moo.cli import app, main
 from evoq_moo.cli._parse import parse_bits, parse_budgets
-from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError
+from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError, TrustError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.run import RunSettings, execute, load_front, recipe_of
 
@@ -130,7 +130,9 @@ def test_images_in_a_folder_and_options(tmp_path):
     front = load_front(run)
     assert all(set(p.policy.weight_bits) <= {2, 4, 8} and set(p.policy.activation_bits) == {8} for p in front)
     assert all(p.size_mib <= 0.03 for p in front)
-    output = evoq_command("evaluate", run, "--images", folder, "--labels", "labels.csv")
+    with pytest.raises(TrustError, match="names samples"):
+        evoq_command("evaluate", run, "--images", folder, "--labels", "labels.csv")
+    output = evoq_command("evaluate", run, "--images", folder, "--labels", "labels.csv", "--trust")
     assert "20" in output
 
 
@@ -285,6 +287,7 @@ def test_a_detector_from_search_to_map(tmp_path, monkeypatch):
     evoq_command(*words)
     assert recipe_of(load_front(run)).difference == "nmse"
     monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.chdir(tmp_path)
     output = evoq_command("evaluate", run, "--images", folder, "--annotations", tmp_path / "annotations.json")
     assert "mAP50" in output
     assert "VOC07" in output

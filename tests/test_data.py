@@ -182,9 +182,9 @@ class TestPreprocess:
             ({"channels": 1}, "mean: given"),
             ({"mean": 0.5}, "mean: given 0.5"),
             ({"mean": (0.5, 0.5)}, "mean: given"),
-            ({"mean": (0.5, 0.5, float("nan"))}, "mean: given"),
+            ({"mean": (0.5, 0.5, float("nan"))}, r"mean\[2\]: given nan"),
             ({"std": (0.5, 0.5, 0.0)}, "std: given"),
-            ({"std": ("a", "b", "c")}, "std: given"),
+            ({"std": ("a", "b", "c")}, r"std\[0\]: given 'a'"),
             ({"rotate180": 1}, "rotate180: given 1"),
             ({"stretch": "yes"}, "stretch: given 'yes'"),
             ({"stretch": True, "resize": 9}, "resize: given 9 with stretch"),
@@ -405,12 +405,12 @@ class TestLabelledImages:
             ([(n, 0) for n in NAMES[:-1]], r"no label for 1 of 6 images; the first is .*f\.png"),
             ([(n, 0) for n in [*NAMES, "gone.png"]], r"line 8: file 'gone\.png' is not among the images"),
             ([(n, 0) for n in [*NAMES, "a.png"]], r"line 8: file 'a\.png' is listed twice"),
-            ([(n, "cat") for n in NAMES], "line 2: label 'cat'; allowed: a whole number"),
-            ([(n, "1.0") for n in NAMES], "label '1.0'"),
-            ([(n, -1) for n in NAMES], "label '-1'"),
-            ([(n, 10**30) for n in NAMES], "label '1000"),
-            ([(n, "") for n in NAMES], "label ''"),
-            ([(n,) for n in NAMES], "label None"),
+            ([(n, "cat") for n in NAMES], "line 2: label: given 'cat'; allowed: an integer"),
+            ([(n, "1.0") for n in NAMES], "label: given '1.0'"),
+            ([(n, -1) for n in NAMES], "label: given '-1'"),
+            ([(n, 10**30) for n in NAMES], "label: given '1000"),
+            ([(n, "") for n in NAMES], "label: given ''"),
+            ([(n,) for n in NAMES], r"line 2: given \['a.png'\]"),
             ([("", 1)], "file '' is not among"),
         ],
     )
@@ -421,12 +421,12 @@ class TestLabelledImages:
     @pytest.mark.parametrize("content", ["", "file,class\na.png,1\n", "a.png,1\n"])
     def test_missing_columns(self, folder, content):
         (folder / "labels.csv").write_text(content)
-        with pytest.raises(ImageError, match="allowed: file and label"):
+        with pytest.raises(ImageError, match="allowed: file,label"):
             LabelledImages(folder, preprocess=SMALL)
 
     def test_csv_that_is_none(self, folder):
         (folder / "labels.csv").write_bytes(b"file,label\n\xff\xfe\x00,1\n")
-        with pytest.raises(ImageError, match="not a CSV file"):
+        with pytest.raises(ImageError, match="not text in UTF-8"):
             LabelledImages(folder, preprocess=SMALL)
 
     def test_missing_csv(self, folder, tmp_path):

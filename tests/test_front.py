@@ -145,7 +145,7 @@ def test_damaged_files(front, tmp_path):
     with pytest.raises(FormatError, match="not JSON"):
         ParetoFront.load(path)
     path.write_text("[1, 2]")
-    with pytest.raises(FormatError, match="given format 'list'"):
+    with pytest.raises(FormatError, match=r"given \[1, 2\]; allowed: a table"):
         ParetoFront.load(path)
     for change in ({"version": 9}, {"format": "other"}, {"points": [{}]}, {"objectives": ["x"]}, {"layers": 3}):
         path.write_text(json.dumps(json.loads(whole) | change))
@@ -154,7 +154,7 @@ def test_damaged_files(front, tmp_path):
     damaged = json.loads(whole)
     damaged["points"][0]["weight_bits"][0] = 77
     path.write_text(json.dumps(damaged))
-    with pytest.raises(FormatError, match=r"weight_bits holds \[77\]"):
+    with pytest.raises(FormatError, match=r"points\[0\]\.weight_bits\[0\]: given 77"):
         ParetoFront.load(path)
 
 

@@ -48,11 +48,11 @@ def test_files_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "given columns"),
-        ("layer,bits,ms\n", "given columns"),
+        ("", "given the columns"),
+        ("layer,bits,ms\n", "given the columns"),
         ("layer,weight_bits,activation_bits,milliseconds\n", "given no layers"),
-        ("layer,weight_bits,activation_bits,milliseconds\na,8,8,nan\n", "given nan"),
-        ("layer,weight_bits,activation_bits,milliseconds\na,8,8,-1\n", "given -1.0"),
+        ("layer,weight_bits,activation_bits,milliseconds\na,8,8,nan\n", "given 'nan'"),
+        ("layer,weight_bits,activation_bits,milliseconds\na,8,8,-1\n", "given '-1'"),
         ("layer,weight_bits,activation_bits,milliseconds\na,9,8,1\n", "W9 A8"),
         ("layer,weight_bits,activation_bits,milliseconds\na,8,8\n", "line 2"),
         ("layer,weight_bits,activation_bits,milliseconds\na,8,8,1\na,8,8,1\n", "given twice"),

@@ -253,10 +253,11 @@ def test_bits_are_never_truncated(bits, given):
     for use in (
         lambda: Policy.from_array(NAMES[:1], bits),
         lambda: policy_cost(LAYERS[:1], bits),
-        lambda: SearchSpace.from_json(data | {"base": bits}),
     ):
         with pytest.raises(BitWidthError, match=f"given {given}; allowed: whole numbers"):
             use()
+    with pytest.raises(EvoqError):
+        SearchSpace.from_json(data | {"base": bits})
 
 
 def test_whole_numbers_of_any_type_are_bits():
@@ -274,3 +275,9 @@ def test_bits_of_another_shape_are_refused():
             Policy.from_array(NAMES[:1], bits)
     with pytest.raises(BitWidthError, match="an array of whole numbers"):
         Policy.from_array(NAMES[:1], [[4, 8], [4]])
+
+
+def test_a_layer_whose_name_no_file_can_hold_is_refused():
+    layer = LayerInfo(name="a\ud800", kind="Linear", params=1, macs=1)
+    with pytest.raises(ArgumentError, match=r"layers: given 'a\\ud800'; allowed: text in UTF-8"):
+        SearchSpace.build([layer], weight_bits=[2], activation_bits=[2])

@@ -1,7 +1,10 @@
 """The evaluation store: what it keeps, and every way its file can be wrong."""
 
 import pickle
+import shutil
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -148,3 +151,68 @@ def test_closed(path):
     store.close()
     with pytest.raises(StoreError, match="is closed"):
         store.count()
+
+
+def test_threads_share_one_connection(path):
+    """Four threads on one store: "cannot start a transaction within a transaction", rows lost."""
+    with EvaluationStore(path) as store, ThreadPoolExecutor(4) as pool:
+
+        def work(thread):
+            for i in range(100):
+                mine = key(thread + 2, i)
+                store.put("f", {mine: float(i)})
+                assert store.get("f", [mine]) == {mine: float(i)}
+                store.bind(f"network {thread % 1}")
+
+        list(pool.map(work, range(4)))
+        assert store.count("f") == 400
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_eight_that_create_one_store_do_not_race(path, attempt):
+    """1 in 120 said: another program's SQLite file."""
+    together = threading.Barrier(8)
+
+    def create(i):
+        together.wait()
+        with EvaluationStore(path) as store:
+            store.put("f", {key(2, i): float(i)})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(create, range(8)))
+    with EvaluationStore(path) as store:
+        assert store.count() == 8
+
+
+class TestReadOnly:
+    def test_a_closed_store_is_read_and_not_written(self, path, locked_folder):
+        with EvaluationStore(path) as store:
+            store.bind("a" * 64)
+            store.put("f", {key(2, 2): 1.0})
+        with locked_folder(path.parent), EvaluationStore(path) as store:
+            assert store.read_only
+            store.bind("a" * 64)
+            assert store.get("f", [key(2, 2)]) == {key(2, 2): 1.0}
+            with pytest.raises(StoreError, match="can't be written to"):
+                store.put("f", {key(3, 3): 1.0})
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+    def test_a_killed_writers_log_is_read_too(self, path, tmp_path, locked_folder):
+        copied = tmp_path / "copied" / "run.sqlite"
+        copied.parent.mkdir()
+        with EvaluationStore(path) as store:
+            store.put("f", {key(2, 2): 1.0})
+            for suffix in ("", "-wal"):
+                shutil.copy(f"{path}{suffix}", f"{copied}{suffix}")
+        with locked_folder(copied.parent), EvaluationStore(copied) as store:
+            assert store.get("f", [key(2, 2)]) == {key(2, 2): 1.0}
+            with pytest.raises(StoreError, match="can't be written to"):
+                store.put("f", {key(3, 3): 1.0})
+
+    def test_another_programs_database_stays_one(self, path, locked_folder):
+        other = sqlite3.connect(path)
+        other.execute("CREATE TABLE users (name TEXT)")
+        other.commit()
+        other.close()
+        with locked_folder(path.parent), pytest.raises(StoreError, match="another program's"):
+            EvaluationStore(path)

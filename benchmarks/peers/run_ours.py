@@ -43,7 +43,7 @@ def recipe_of(description: dict[str, Any], weight_bits: str, activation_bits: st
     """Return an export's recipe on other bit sets; ``"tied"`` activations have their layer's weight bits."""
     tied = activation_bits == "tied"
     return dataclasses.replace(
-        evoq.Recipe.from_json(description["recipe"]),
+        evoq.Recipe.from_json(description["recipe"], trust=True),
         weight_bits=tuple(bit_set(weight_bits)),
         activation_bits=tuple(bit_set(weight_bits if tied else activation_bits)),
         tied=tied,

@@ -4,21 +4,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from msgspec import Meta, Struct, defstruct
+from msgspec.structs import asdict
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import read_bytes, read_json, reading
 from evoq_moo._setup import digest, network_fingerprint
+from evoq_moo._tensors import read_tensors
 from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._report import CalibrationReport
 from evoq_moo.difference import map_tensors
-from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.graph import kind_of, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.quantizer import LayerParameters, quantized_copy
@@ -121,36 +123,54 @@ class CalibratedNetwork(nn.Module):
         reference = network.network if isinstance(network, QuantizedNetwork) else network
         if not isinstance(reference, nn.Module):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork or its network")
-        text = read_json(folder / "calibrated.json", format_name=FORMAT, version=VERSION)
+        text = read_json(folder / "calibrated.json", _CalibratedData, format_name=FORMAT, version=VERSION)
         path = folder / "calibrated.safetensors"
-        if not path.is_file():
-            raise MissingFileError(f"no such file: {path}")
-        data = path.read_bytes()
-        if digest(data) != text.get("tensors"):
+        data = read_bytes(path)
+        if digest(data) != text.tensors:
             raise FormatError(
                 f"{path}: is not what {folder / 'calibrated.json'} was written with (damaged, or of another save)"
             )
-        if network_fingerprint(reference) != text.get("network"):
+        if network_fingerprint(reference) != text.network:
             raise ArgumentError(f"network: is not the one that {folder} was calibrated from (its weights differ)")
-        try:
-            tensors = load_tensors(data)
-            layers = [_layer(i, row, tensors) for i, row in enumerate(text["layers"])]
+        with reading(f"{folder}: damaged", catch=(ValueError, KeyError)):
+            tensors = read_tensors(data)
+            layers = [_layer(i, row, tensors) for i, row in enumerate(text.layers)]
             outputs = [
-                OutputMap(tensors[f"output.{i}.scale"], tensors[f"output.{i}.shift"], int(axis))
-                for i, axis in enumerate(text["output_axes"])
+                _output(tensors[f"output.{i}.scale"], tensors[f"output.{i}.shift"], axis)
+                for i, axis in enumerate(text.output_axes)
             ]
-            report = CalibrationReport.from_json(text["report"])
             _check_fit(layers, reference)
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise FormatError(f"{folder}: damaged: {type(error).__name__}: {error}") from error
-        return cls(reference=reference, layers=layers, outputs=outputs, report=report)
+        return cls(reference=reference, layers=layers, outputs=outputs, report=text.report)
 
 
-def _layer(i: int, row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerParameters:
-    values: dict[str, Any] = {**row, **{key: tensors.get(f"{i}.{key}") for key in _TENSORS}}
+_types = get_type_hints(LayerParameters)
+_Row = defstruct("_Row", [(f.name, _types[f.name]) for f in fields(LayerParameters) if f.name not in _TENSORS])
+"""What the JSON file holds of a layer: all but its tensors."""
+
+
+class _CalibratedData(Struct):
+    network: str
+    tensors: str
+    layers: tuple[_Row, ...]  # type: ignore[valid-type]
+    output_axes: tuple[Annotated[int, Meta(ge=-4, le=-1)], ...]
+    report: CalibrationReport
+
+
+def _layer(i: int, row: Struct, tensors: Mapping[str, Tensor]) -> LayerParameters:
+    values: dict[str, Any] = {**asdict(row), **{key: tensors.get(f"{i}.{key}") for key in _TENSORS}}
     p = LayerParameters(**values)
     check_parameters(p)
     return p
+
+
+def _output(scale: Tensor, shift: Tensor, axis: int) -> OutputMap:
+    if scale.dim() != 1 or scale.shape != shift.shape or not all(_is_finite(t) for t in (scale, shift)):
+        raise ValueError(f"an output has a scale {tuple(scale.shape)} and a shift {tuple(shift.shape)} of no use")
+    return OutputMap(scale, shift, axis)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
 
 
 def _check_fit(layers: Sequence[LayerParameters], network: nn.Module) -> None:
@@ -185,12 +205,17 @@ def check_parameters(p: LayerParameters) -> None:
         raise ValueError(f"layer {p.name!r} has bits {bits}; allowed: {list(ALLOWED_BITS)}")
     if (p.weight is None) == (p.weight_levels is None) or (p.weight_levels is None) != (p.weight_scales is None):
         raise ValueError(f"layer {p.name!r} must hold either float weights, or levels and scales")
+    if not all(_is_finite(t) for t in (p.weight, p.bias, p.weight_scales) if t is not None):
+        raise ValueError(f"layer {p.name!r} has weights, scales or a bias that are not finite float32 numbers")
     if p.weight_levels is not None and p.weight_scales is not None:
         lowest, highest = weight_range(p.weight_bits)
+        if p.weight_levels.dtype != torch.int8 or not p.weight_levels.numel():
+            shape = tuple(p.weight_levels.shape)
+            raise ValueError(f"layer {p.name!r} has levels of {p.weight_levels.dtype} and shape {shape}; allowed: int8")
         low, high = (int(v) for v in torch.aminmax(p.weight_levels))
-        if p.weight_levels.dtype != torch.int8 or low < lowest or high > highest:
+        if low < lowest or high > highest:
             raise ValueError(f"layer {p.name!r} has levels {low}..{high}; {p.weight_bits} bits: {lowest}..{highest}")
-        if not (p.weight_scales.isfinite() & (p.weight_scales > 0)).all():
+        if not (p.weight_scales > 0).all():
             raise ValueError(f"layer {p.name!r} has scales that are not positive numbers")
     if (p.activation_scale is None) != (p.activation_zero_point is None):
         raise ValueError(f"layer {p.name!r} must hold both scale and zero point of its input, or neither")

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evoq_moo.errors import FormatError
+from evoq_moo._schema import Amount, Number, Whole, convert, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class StepReport:
 
     step: str
     outcome: str
-    before: float
-    after: float
-    held_out_before: float
-    held_out_after: float
-    seconds: float
+    before: Number
+    after: Number
+    held_out_before: Number
+    held_out_after: Number
+    seconds: Amount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class CalibrationReport:
     """
 
     metric: str
-    samples: int
-    folds: int
-    seed: int
+    samples: Whole
+    folds: Whole
+    seed: Whole
     steps: tuple[StepReport, ...]
-    seconds: float
+    seconds: Amount
     mirror: bool = False
 
     def table(self) -> Table:
@@ -79,7 +79,5 @@ class CalibrationReport:
         Raises:
             FormatError: The data is not a report.
         """
-        try:
-            return cls(**{**data, "steps": tuple(StepReport(**s) for s in data["steps"])})
-        except (TypeError, KeyError) as error:
-            raise FormatError(f"report: not what CalibrationReport.to_json gives: {error}") from error
+        with reading("report: not what CalibrationReport.to_json gives"):
+            return convert(data, cls)

@@ -1,22 +1,69 @@
 """The command line: `evoq`, or `python -m evoq_moo`."""
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from rich.console import Console
-
+from evoq_moo._files import reason_of
 from evoq_moo.cli._app import app
+from evoq_moo.cli._console import errors
 from evoq_moo.errors import EvoqError
 
 __all__ = ["app", "main"]
 
+FAILED = 1
+INTERRUPTED = 130
+
 
 def main() -> None:
-    """Run the command line; errors of ours become one line and exit code 1, Ctrl-C exit code 130."""
+    """Run the command line.
+
+    Errors of ours and of the system become one sentence and exit code 1; Ctrl-C and SIGTERM end a command alike, with
+    exit code 130 where it has nothing to write.
+    """
     try:
-        app()
+        with _sigterm_interrupts():
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
     except EvoqError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on where it was", style="yellow")
-        sys.exit(130)
+        _fail(str(error))
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Typer makes an exit of an interruption within a command.
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
+        errors.say("interrupted; the same command goes on where it was", style="yellow")
+        sys.exit(INTERRUPTED)
+    except MemoryError as error:
+        _fail(f"not enough memory{f': {error}' if str(error) else ''}")
+    except OSError as error:
+        _fail(reason_of(error))
+
+
+def _fail(sentence: str) -> None:
+    _drop_unwritable_output()
+    errors.say(f"error: {sentence}", style="red")
+    sys.exit(FAILED)
+
+
+def _drop_unwritable_output() -> None:
+    """Forget output that can't be written (a full disk), which the interpreter would try, and report, once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

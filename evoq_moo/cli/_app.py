@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
@@ -15,12 +14,14 @@ from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.choosing import PICKS
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
+from evoq_moo.cli._console import console, errors, files
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._export import export_command, verify_command
 from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
+from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.detection._decode import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
@@ -28,7 +29,7 @@ from evoq_moo.front import ParetoFront, check_costs
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
-from evoq_moo.run import RunSettings, execute, load_front, recipe_of
+from evoq_moo.run import RunSettings, execute, load_front
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
 from evoq_moo.space import Policy
 
@@ -46,7 +47,6 @@ app.command("compare")(compare_command)
 app.command("export")(export_command)
 app.command("verify")(verify_command)
 app.command("profile")(profile_command)
-console = Console()
 
 Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]
 Workers = Annotated[int | None, typer.Option(help="Evaluate on this many processes instead.")]
@@ -61,7 +61,7 @@ def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes 
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+        handlers=[RichHandler(console=errors, show_path=False, show_time=False)],
     )
 
 
@@ -190,10 +190,12 @@ def evaluate(
     resize: Resize = None,
     crop: Crop = None,
     threads: Threads = None,
+    factory: Factory = None,
+    trust: Trust = False,
 ) -> None:
     """Measure one policy of a front beside the float network: top-1, or a detector's mean average precision."""
     loaded = load_front(front)
-    recipe = recipe_of(loaded)
+    recipe = recipe_for(loaded, front, model=factory, trust=trust)
     policy = loaded.pick(pick)
     model, base = recipe.load_model()
     found = None
@@ -297,16 +299,14 @@ def _print_run(run: SearchRun, output: Path) -> None:
     shown = min(len(run.front), 25)
     title = f"{shown} of {len(run.front)} points on the front of {len(run.vectors)} policies"
     console.print(run.front.table(title=title, max_rows=shown))
-    console.print(f"files: {output}/front.json, front.png, sensitivity.json, evaluations.sqlite", highlight=False)
+    files(output, "front.json", "front.png", "sensitivity.json", "evaluations.sqlite")
     if run.interrupted:
         console.print("interrupted: this is the front so far; the same command goes on", style="yellow")
 
 
 def _print_policy(front: ParetoFront, policy: Policy) -> None:
     point = front.point_of(policy)
-    console.print(
-        f"difference {point.difference:.4g}, size {point.size_mib:.4g} MiB, {point.gbops:.4g} GBOPs", highlight=False
-    )
+    console.print(f"difference {point.difference:.4g}, size {point.size_mib:.4g} MiB, {point.gbops:.4g} GBOPs")
     table = Table("layer", "weight bits", "activation bits")
     for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
         table.add_row(name, str(weight), str(activation))

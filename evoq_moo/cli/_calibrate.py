@@ -4,15 +4,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from evoq_moo._files import check_writable
 from evoq_moo.calibration import FULL, LIGHT, STEPS, calibrate
 from evoq_moo.calibration._steps import PRESETS, check_steps
 from evoq_moo.choosing import PICKS
+from evoq_moo.cli._console import console, files
 from evoq_moo.cli._parse import parse_names
+from evoq_moo.cli._results import save_result
+from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.front import check_costs
 from evoq_moo.recipe import RECIPE_FILE, write_recipe
-from evoq_moo.run import load_front, recipe_of
+from evoq_moo.run import load_front
 
 
 def calibrate_command(
@@ -34,15 +37,18 @@ def calibrate_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the parts and draws.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
+    model: Factory = None,
+    trust: Trust = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the calibrated network.")] = Path(
         "calibrated"
     ),
 ) -> None:
     """Calibrate one policy of a front with the run's own samples, and write its parameters."""
+    check_writable("output", output, folder=True)
     names = check_steps(steps if steps in PRESETS else parse_names(steps))
     loaded = load_front(front)
     policy = loaded.pick(pick)
-    recipe = recipe_of(loaded)
+    recipe = recipe_for(loaded, front, model=model, trust=trust)
     network = recipe(threads=threads, progress=True)
     check_costs([loaded.point_of(policy)], network.space)
     calibrated = calibrate(
@@ -54,8 +60,11 @@ def calibrate_command(
         time_limit=time_limit,
         seed=seed,
     )
-    calibrated.save(output)
-    write_recipe(output / RECIPE_FILE, recipe)
-    console = Console()
     console.print(calibrated.report.table())
-    console.print(f"files: {output}/calibrated.json, calibrated.safetensors, {RECIPE_FILE}", highlight=False)
+
+    def write(folder: Path) -> None:
+        calibrated.save(folder)
+        write_recipe(folder / RECIPE_FILE, recipe)
+
+    save_result(output, write)
+    files(output, "calibrated.json", "calibrated.safetensors", RECIPE_FILE)

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from evoq_moo.cli._console import console
+from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, MissingPackageError
 from evoq_moo.study import Study, StudyResults
 from evoq_moo.study._results import INDICATORS
@@ -27,15 +28,12 @@ def compare_command(
     indicator: Annotated[str, typer.Option(help=f"What to print: {', '.join(INDICATORS)}.")] = "hypervolume",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the file's `path`.")] = None,
     plots: Annotated[bool, typer.Option(help="Draw curves, runtimes, attainment and ranks into plots/.")] = True,
+    trust: Trust = False,
 ) -> None:
     """Run every algorithm on every problem with every seed; the same command goes on where it was."""
-    arguments = read_study(file)
-    if output is not None:
-        arguments["path"] = output
+    arguments = read_study(file, output=output, trust=trust)
     with _executor(workers, scheduler) as executor:
         results = Study(**arguments, executor=executor).run()
-    console = Console()
-    files = results.save()
     for problem in results.problems:
         console.print(_table(results, problem, indicator))
     if results.ranks_problems:
@@ -44,13 +42,13 @@ def compare_command(
         ranks = ", ".join(f"{ranking.names[i]} {ranking.average_ranks[i]:.2f}" for i in order)
         console.print(
             f"average ranks over {len(results.problems)} problems: {ranks}\nFriedman p = {ranking.p_value:.2g}, "
-            f"critical difference {ranking.critical_difference:.2f} (Nemenyi, {ranking.alpha:g})",
-            highlight=False,
+            f"critical difference {ranking.critical_difference:.2f} (Nemenyi, {ranking.alpha:g})"
         )
+    written = results.save()
     if plots:
         drawn = results.save_plots(indicator=indicator)
-        console.print(f"{len(drawn)} pictures in {drawn[0].parent}", highlight=False)
-    console.print(f"files: {', '.join(str(path) for path in files)}; each run's archive in runs/", highlight=False)
+        console.say(f"{len(drawn)} pictures in {drawn[0].parent}")
+    console.say(f"files: {', '.join(str(path) for path in written)}; each run's archive in runs/")
 
 
 def _executor(workers: int | None, scheduler: str | None) -> AbstractContextManager[Executor | int | None]:

@@ -1,8 +1,8 @@
 """What `evoq evaluate` does for detectors."""
 
-from rich.console import Console
 from rich.table import Table
 
+from evoq_moo.cli._console import console
 from evoq_moo.detection import DetectionSet, evaluate_detection, read_detection
 from evoq_moo.errors import ArgumentError
 from evoq_moo.network import QuantizedNetwork
@@ -30,4 +30,4 @@ def print_detection(network: QuantizedNetwork, policy: Policy, found: DetectionS
         scored = evaluate_detection(module, found, threads=threads)
         figures = (scored.map, scored.map50, scored.map75, scored.voc07, scored.voc)
         table.add_row(name, str(scored.count), str(scored.objects), *(f"{100 * v:.2f}" for v in figures))
-    Console().print(table)
+    console.print(table)

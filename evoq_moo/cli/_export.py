@@ -1,17 +1,20 @@
 """The commands `evoq export` and `evoq verify`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from evoq_moo._compute import MICRO_BATCH
+from evoq_moo._files import check_writable
 from evoq_moo._images import ImageSource
+from evoq_moo.cli._console import console
+from evoq_moo.cli._results import save_result
+from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export import export_onnx, export_program, load_calibrated, verify_onnx, write_bits
 from evoq_moo.export._exact import EXACT, check_form
-from evoq_moo.recipe import Recipe
+from evoq_moo.recipe import RECIPE_FILE, Recipe, read_recipe
 
 Model = Annotated[
     str | None,
@@ -20,10 +23,16 @@ Model = Annotated[
 Weights = Annotated[str | None, typer.Option(help="Its weights; only with --model.")]
 
 
-def _recipe(model: str | None, weights: str | None) -> Recipe | None:
+def _recipe(folder: Path, model: str | None, weights: str | None) -> Recipe | None:
+    """Return the recipe that options give, None for the folder's own; one that names the folder's factory again."""
     if model is None and weights is not None:
         raise ArgumentError(f"weights: given {weights!r} without --model; allowed: both or neither")
-    return None if model is None else Recipe(model=model, weights=weights)
+    if model is None:
+        return None
+    own = folder / RECIPE_FILE
+    if weights is None and own.is_file() and (found := read_recipe(own)).model == model:
+        return found.vouch(model)
+    return Recipe(model=model, weights=weights)
 
 
 def export_command(
@@ -46,23 +55,25 @@ def export_command(
     opset: Annotated[int | None, typer.Option(help="21, or 25 for 2-bit types; default: what runs here.")] = None,
     model: Model = None,
     weights: Weights = None,
+    trust: Trust = False,
 ) -> None:
     """Write a calibrated network as a file that other programs run."""
     if output.suffix not in {".onnx", ".pt2", ".csv", ".json"}:
         raise ArgumentError(f"output: given {str(output)!r}; allowed: a name ending in .onnx, .pt2, .csv or .json")
     check_form(form)
-    network, recipe = load_calibrated(calibrated, recipe=_recipe(model, weights))
+    check_writable("output", output)
+    network, recipe = load_calibrated(calibrated, recipe=_recipe(calibrated, model, weights), trust=trust)
     if output.suffix == ".pt2":
-        size = export_program(network, output)
-        Console().print(f"{output}: {size / 1024:.1f} KiB", highlight=False, soft_wrap=True)
+        size = save_result(output, lambda path: export_program(network, path))
+        console.say(f"{output}: {size / 1024:.1f} KiB")
         return
     if output.suffix != ".onnx":
-        write_bits(network.policy, output)
+        save_result(output, lambda path: write_bits(network.policy, path))
         return
-    written = export_onnx(
-        network, output, form=form, packed=packed, opset=opset, provenance={"recipe": recipe.to_json()}
-    )
-    Console().print(str(written), highlight=False, soft_wrap=True)
+    options: dict[str, Any] = {"form": form, "packed": packed, "opset": opset}
+    provenance = {"recipe": recipe.to_json()}
+    written = save_result(output, lambda path: export_onnx(network, path, provenance=provenance, **options))
+    console.say(str(written))
 
 
 def verify_command(
@@ -74,22 +85,22 @@ def verify_command(
     level_images: Annotated[int, typer.Option(help="Compare the levels of every layer on so many of them.")] = 10,
     model: Model = None,
     weights: Weights = None,
+    trust: Trust = False,
 ) -> None:
     """Check an exported file against the network it was made from; exit code 1 where they differ."""
     if limit is not None:
         check_count("limit", limit)
-    network, _ = load_calibrated(against, recipe=_recipe(model, weights))
+    network, _ = load_calibrated(against, recipe=_recipe(against, model, weights), trust=trust)
     source = ImageSource(images)
     count = len(source) if limit is None else min(limit, len(source))
     preprocess = network.preprocess
     starts = range(0, count, MICRO_BATCH)
     batches = (source.batch(range(start, min(start + MICRO_BATCH, count)), preprocess) for start in starts)
     found = verify_onnx(file, network, batches, level_images=level_images, count=count)
-    console = Console()
     console.print(found.table())
     for line in found.disagreements:
-        console.print(str(line), highlight=False, soft_wrap=True)
+        console.say(str(line))
     for problem in found.problems:
-        console.print(f"mismatch: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"mismatch: {problem}", style="red")
     if not found.passed:
         raise typer.Exit(1)

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from evoq_moo import zoo
+from evoq_moo.cli._console import console
 from evoq_moo.errors import MissingPackageError
 
 
@@ -14,7 +14,6 @@ def models_command(
     name: Annotated[str, typer.Argument(help="Show everything that is known of one network.")] = "",
 ) -> None:
     """List the networks that are known by name, with their costs at their input size, or show one of them."""
-    console = Console()
     if name:
         console.print(_details(zoo.entry(name)))
         return

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
+from evoq_moo._files import check_writable
+from evoq_moo.cli._console import console
+from evoq_moo.cli._results import save_result
 from evoq_moo.export import profile_latency
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.recipe import Recipe
@@ -20,12 +22,12 @@ def profile_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The table (CSV).")] = Path("latency.csv"),
 ) -> None:
     """Measure each layer's time here, at the bit-widths that ONNX has types for; weights and images do not matter."""
+    check_writable("output", output)
     loaded, preprocess = Recipe(model=model).load_model()
     shape = (2, preprocess.channels, preprocess.crop, preprocess.crop)
     samples = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     network = QuantizedNetwork(loaded, samples, difference="nmse", engine="reference")
     found = profile_latency(network, repeats=repeats, threads=threads)
-    found.latency.save(output)
-    console = Console()
     console.print(found.table())
-    console.print(f"file: {output}; give it to `evoq search --objectives difference,latency --latency {output}`")
+    save_result(output, found.latency.save)
+    console.say(f"file: {output}; give it to `evoq search --objectives difference,latency --latency {output}`")

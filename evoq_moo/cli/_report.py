@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from evoq_moo._files import check_writable
 from evoq_moo.choosing import PICKS
+from evoq_moo.cli._console import console
+from evoq_moo.cli._trust import Trust
 from evoq_moo.report import write_report
 
 
@@ -19,11 +21,12 @@ def report_command(
         typer.Option(help="Folder that `evoq calibrate` wrote; default: `calibrated` in the run's folder, if there."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    trust: Trust = False,
 ) -> None:
     """Write a run as one HTML file that needs no network: front, maps, chosen policy, calibration, provenance."""
-    data = write_report(run, output, pick=pick, calibrated=calibrated)
-    console = Console()
+    check_writable("output", output)
+    data = write_report(run, output, pick=pick, calibrated=calibrated, trust=trust)
     for note in data.notes:
-        console.print(note, style="yellow", markup=False, highlight=False)
+        console.print(note, style="yellow")
     points = len(data.front) if data.front is not None else 0
-    console.print(f"{output}: {points} points on the front", markup=False, highlight=False)
+    console.say(f"{output}: {points} points on the front")

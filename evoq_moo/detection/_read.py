@@ -1,20 +1,56 @@
 """Readers of annotated images: VOC folders, COCO JSON, YOLO text, and corners in JSON."""
 
-import contextlib
-import io
-import json
 import os
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
+
+from msgspec import Meta, Raw, Struct
 
 from evoq_moo._class_names import coco80, voc
 from evoq_moo._images import image_files, image_size
+from evoq_moo._schema import Number, Text, Whole, convert, inside, parse_json, read_bytes, read_text, read_xml, reading
 from evoq_moo.detection._truth import Annotated, Box, DetectionSet, make_set
 from evoq_moo.errors import ArgumentError, ImageError, MissingFileError, MissingPackageError
 
 StrPath = str | os.PathLike[str]
+MOST_CLASSES = 2**16
+"""Our choice: of names in place of which the data has numbers."""
+
+_Class = typing.Annotated[int, Meta(ge=0, lt=MOST_CLASSES)]
+_Side = typing.Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class _CocoImage(Struct):
+    id: Whole
+    file_name: Text
+    width: _Side | None = None
+    height: _Side | None = None
+
+
+class _CocoObject(Struct):
+    image_id: Whole
+    category_id: Whole
+    bbox: tuple[Number, Number, Number, Number]
+    iscrowd: bool | Whole | None = None
+
+
+class _CocoCategory(Struct):
+    id: Whole
+    name: Text
+
+
+class _Coco(Struct):
+    images: list[_CocoImage]
+    annotations: list[_CocoObject]
+    categories: list[_CocoCategory]
+
+
+class _Cornered(Struct):
+    width: _Side
+    height: _Side
+    boxes_cls_x1y1x2y2: list[tuple[_Class, Number, Number, Number, Number]]
 
 
 def read_detection(images: StrPath, annotations: StrPath | None = None) -> DetectionSet:
@@ -43,8 +79,9 @@ def read_detection(images: StrPath, annotations: StrPath | None = None) -> Detec
             "folder of YOLO text files, or a VOC folder with Annotations in it as images"
         )
     if annotations is not None and Path(annotations).suffix.lower() == ".json":
-        data = _json(Path(annotations))
-        return read_coco(folder, annotations) if "annotations" in data else read_corners(annotations, images=folder)
+        with reading(f"{annotations}: not annotations", ImageError):
+            entries = parse_json(_content(annotations), dict[str, Raw])
+        return read_coco(folder, annotations) if "annotations" in entries else read_corners(annotations, images=folder)
     return read_yolo(folder, annotations)
 
 
@@ -64,8 +101,6 @@ def read_voc(
         MissingFileError: No such folder, list or image.
         ImageError: An annotation is damaged, or names an unknown class.
     """
-    from torchvision.datasets import VOCDetection
-
     folder = _folder("folder", folder)
     names = tuple(class_names) if class_names is not None else voc()
     known = {name: i for i, name in enumerate(names)}
@@ -75,33 +110,39 @@ def read_voc(
         lists = folder / "ImageSets" / "Main" / f"{image_set}.txt"
         if not lists.is_file():
             raise MissingFileError(f"image_set: no such list: {lists}")
-        stems = [line.split()[0] for line in lists.read_text().splitlines() if line.strip()]
+        stems = [line.split()[0] for line in read_text(lists, error=ImageError).splitlines() if line.strip()]
     images = []
+    pictures = folder / "JPEGImages"
     for stem in stems:
         path = folder / "Annotations" / f"{stem}.xml"
-        if not path.is_file():
-            raise MissingFileError(f"no such annotation: {path}")
-        try:
-            tree = VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())["annotation"]  # noqa: S314
-            size = (int(tree["size"]["width"]), int(tree["size"]["height"])) if "size" in tree else None
-            boxes = [_voc_box(item, known, path) for item in tree.get("object", [])]
-        except (ElementTree.ParseError, KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"{path}: not an annotation of VOC's form: {type(error).__name__}: {error}") from error
-        file = folder / "JPEGImages" / (tree.get("filename") or f"{stem}.jpg")
-        file = file if file.is_file() else folder / "JPEGImages" / f"{stem}.jpg"
+        tree = read_xml(path, ImageError)
+        with reading(f"{path}: not an annotation of VOC's form", ImageError):
+            if tree.tag != "annotation":
+                raise ValueError(f"given the element {tree.tag!r}; allowed: 'annotation'")
+            found = tree.find("size")
+            size = None
+            if found is not None:
+                size = convert(_texts(found, ("width", "height")), tuple[_Side, _Side], text=True)
+            boxes = [_voc_box(item, known) for item in tree.iterfind("object")]
+            file = inside(pictures, (tree.findtext("filename") or "").strip() or f"{stem}.jpg")
+            file = file if file.is_file() else inside(pictures, f"{stem}.jpg")
         images.append(Annotated(file=file, size=size, boxes=boxes, where=str(path)))
     return make_set(images, names, str(folder))
 
 
-def _voc_box(item: Mapping[str, Any], known: Mapping[str, int], path: Path) -> Box:
-    name = item["name"]
+def _voc_box(item: ElementTree.Element, known: Mapping[str, int]) -> Box:
+    name = (item.findtext("name") or "").strip()
     if name not in known:
-        raise ImageError(f"{path}: given class {name!r}; allowed: {', '.join(known)}")
-    corners = tuple(float(item["bndbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = str(item.get("difficult", "0")).strip() == "1"
-    return Box(label=known[name], corners=corners, difficult=difficult)  # type: ignore[arg-type]
+        raise ValueError(f"given class {name!r}; allowed: {', '.join(known)}")
+    box = item.find("bndbox")
+    if box is None:
+        raise ValueError(f"an object of class {name!r} has no bndbox")
+    corners = convert(_texts(box, ("xmin", "ymin", "xmax", "ymax")), tuple[Number, Number, Number, Number], text=True)
+    return Box(label=known[name], corners=corners, difficult=(item.findtext("difficult") or "").strip() == "1")
+
+
+def _texts(element: ElementTree.Element, names: Sequence[str]) -> list[str]:
+    return [(element.findtext(name) or "").strip() for name in names]
 
 
 def read_coco(images: StrPath, annotations: StrPath) -> DetectionSet:
@@ -114,32 +155,35 @@ def read_coco(images: StrPath, annotations: StrPath) -> DetectionSet:
     Raises:
         MissingFileError: No such file, folder or image.
         ImageError: The file is damaged or has no objects.
-        MissingPackageError: pycocotools isn't installed.
     """
-    require_pycocotools()
-    from torchvision.datasets import CocoDetection
-
     folder, path = _folder("images", images), Path(annotations)
-    _json(path)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = CocoDetection(str(folder), str(path)).coco
-        categories = coco.loadCats(sorted(coco.getCatIds()))
-        index = {category["id"]: i for i, category in enumerate(categories)}
-        found = []
-        for key in sorted(coco.imgs):
-            info = coco.imgs[key]
-            boxes = []
-            for item in coco.loadAnns(coco.getAnnIds(key)):
-                x, y, width, height = (float(v) for v in item["bbox"])
-                corners = (x, y, x + width, y + height)
-                boxes.append(Box(label=index[item["category_id"]], corners=corners, crowd=bool(item.get("iscrowd", 0))))
-            size = (int(info["width"]), int(info["height"])) if "width" in info and "height" in info else None
-            where = f"{path}, image {key}"
-            found.append(Annotated(file=folder / info["file_name"], size=size, boxes=boxes, where=where))
-        names = [str(category["name"]) for category in categories]
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise ImageError(f"{path}: not of COCO's form: {type(error).__name__}: {error}") from error
+    with reading(f"{path}: not of COCO's form", ImageError):
+        data = parse_json(_content(path), _Coco)
+        categories = sorted(data.categories, key=lambda category: category.id)
+        index = {category.id: i for i, category in enumerate(categories)}
+        boxes: dict[int, list[Box]] = {info.id: [] for info in data.images}
+        if len(index) < len(categories) or len(boxes) < len(data.images):
+            raise ValueError("two categories or two images have the same id")
+        for item in data.annotations:
+            if item.image_id not in boxes or item.category_id not in index:
+                raise ValueError(
+                    f"an object is of image {item.image_id} and category {item.category_id}: one is unknown"
+                )
+            x, y, width, height = item.bbox
+            corners = (x, y, x + width, y + height)
+            boxes[item.image_id].append(
+                Box(label=index[item.category_id], corners=corners, crowd=bool(item.iscrowd or 0))
+            )
+        found = [
+            Annotated(
+                file=inside(folder, info.file_name),
+                size=None if info.width is None or info.height is None else (info.width, info.height),
+                boxes=boxes[info.id],
+                where=f"{path}, image {info.id}",
+            )
+            for info in sorted(data.images, key=lambda info: info.id)
+        ]
+    names = [category.name for category in categories]
     return make_set(found, names, str(path))
 
 
@@ -178,7 +222,7 @@ def read_yolo(
     if class_names is not None:
         names = list(class_names)
     elif listed is not None:
-        names = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(listed, error=ImageError).splitlines() if line.strip()]
     else:
         names = [str(i) for i in range(highest + 1)]
     return make_set(found, names, str(texts), named=named)
@@ -186,21 +230,16 @@ def read_yolo(
 
 def _yolo_boxes(path: Path, size: tuple[int, int]) -> list[Box]:
     boxes = []
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(f"{path}: can't be read as text: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, error=ImageError).splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            label, x, y, width, height = line.split()
-            center = (float(x) * size[0], float(y) * size[1])
-            half = (float(width) * size[0] / 2, float(height) * size[1] / 2)
-            corners = (center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1])
-            boxes.append(Box(label=int(label), corners=corners))
-        except ValueError:
-            raise ImageError(f"{path}, line {number}: given {line!r}; allowed: class x y width height") from None
+        what = f"{path}, line {number}: given {line!r}; allowed: class x y width height"
+        with reading(what, ImageError):
+            label, x, y, width, height = convert(line.split(), tuple[_Class, Number, Number, Number, Number], text=True)
+        center = (x * size[0], y * size[1])
+        half = (width * size[0] / 2, height * size[1] / 2)
+        corners = (center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1])
+        boxes.append(Box(label=label, corners=corners))
     return boxes
 
 
@@ -220,19 +259,18 @@ def read_corners(
         ImageError: The file is damaged.
     """
     path = Path(annotations)
-    data = _json(path)
+    with reading(f"{path}: not an object by image", ImageError):
+        data = parse_json(_content(path), dict[Text, Raw])
     folder = _folder("images", path.parent if images is None else images)
     files = {file.stem: file for file in image_files(folder)}
     found = []
-    for key, item in data.items():
-        try:
-            size = (int(item["width"]), int(item["height"]))
-            boxes = [Box(label=int(c), corners=(x1, y1, x2, y2)) for c, x1, y1, x2, y2 in item["boxes_cls_x1y1x2y2"]]
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise ImageError(f"{path}, image {key}: not width, height and boxes_cls_x1y1x2y2: {what}") from error
-        file = files.get(key, folder / f"{key}.jpg")
-        found.append(Annotated(file=file, size=size, boxes=boxes, where=f"{path}, image {key}"))
+    for key, raw in data.items():
+        where = f"{path}, image {key}"
+        with reading(f"{where}: not width, height and boxes_cls_x1y1x2y2", ImageError):
+            item = parse_json(raw, _Cornered)
+            file = files[key] if key in files else inside(folder, f"{key}.jpg")
+        boxes = [Box(label=box[0], corners=box[1:]) for box in item.boxes_cls_x1y1x2y2]
+        found.append(Annotated(file=file, size=(item.width, item.height), boxes=boxes, where=where))
     return make_set(found, coco80() if class_names is None else class_names, str(path))
 
 
@@ -257,13 +295,5 @@ def _folder(argument: str, path: StrPath) -> Path:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingFileError(f"annotations: no such file: {path}")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ImageError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ImageError(f"{path}: given a {type(data).__name__}; allowed: an object of COCO's form, or one by image")
-    return data
+def _content(path: StrPath) -> bytes:
+    return read_bytes(path, argument="annotations", error=ImageError)

@@ -5,12 +5,25 @@ import io
 import json
 from pathlib import Path
 
-from evoq_moo._files import read_json, write_atomically
-from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError
+from msgspec import Struct
+
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import BitWidth, Text, convert, read_csv, read_json, reading
+from evoq_moo.errors import ArgumentError, FormatError
 from evoq_moo.space import Policy
 
 FORMAT = "evoq-moo/bits"
 COLUMNS = ("layer", "weight_bits", "activation_bits")
+
+
+class _Row(Struct):
+    layer: Text
+    weight_bits: BitWidth
+    activation_bits: BitWidth
+
+
+class _Table(Struct):
+    layers: list[_Row]
 
 
 def write_bits(policy: Policy, path: str | Path) -> None:
@@ -43,22 +56,15 @@ def read_bits(path: str | Path) -> Policy:
         FormatError: Not such a table.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}")
-    try:
-        if path.suffix == ".json":
-            layers = read_json(path, format_name=FORMAT, version=1)["layers"]
-            rows = [[row[column] for column in COLUMNS] for row in layers]
-        else:
-            rows = [row for row in csv.reader(io.StringIO(path.read_bytes().decode()), strict=True) if row]
-            if tuple(rows[:1] and rows[0]) != COLUMNS:
-                raise FormatError(f"{path}: given columns {rows[:1]}; allowed: {','.join(COLUMNS)}")
-            rows = rows[1:]
-        names, weights, activations = zip(*rows, strict=True) if rows else ((), (), ())
-        if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-            raise FormatError(f"{path}: names layers twice, or by what is not text")
-        return Policy(tuple(names), tuple(int(b) for b in weights), tuple(int(b) for b in activations))
-    except (FormatError, MissingFileError):
-        raise
-    except (EvoqError, KeyError, TypeError, ValueError, csv.Error, OverflowError) as error:
-        raise FormatError(f"{path}: not a table of bit-widths: {error}") from error
+    rows: list[_Row] = []
+    if path.suffix == ".json":
+        rows = read_json(path, _Table, format_name=FORMAT, version=1).layers
+    else:
+        for where, row in read_csv(path, COLUMNS):
+            with reading(where):
+                rows.append(convert(row, _Row, text=True))
+    names = tuple(row.layer for row in rows)
+    if len(set(names)) != len(names):
+        raise FormatError(f"{path}: names a layer twice")
+    with reading(f"{path}: not a table of bit-widths"):
+        return Policy(names, tuple(row.weight_bits for row in rows), tuple(row.activation_bits for row in rows))

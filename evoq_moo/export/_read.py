@@ -1,6 +1,5 @@
 """Reading an ONNX file of ours: everything is checked before anything of it is used or run."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo._schema import T, Whole, parse_json, read_bytes, reading
 from evoq_moo.arithmetic import activation_range, weight_range
-from evoq_moo.errors import FormatError, MissingFileError
+from evoq_moo.errors import FormatError
 from evoq_moo.export._exact import check_form
 from evoq_moo.export._lower import FORMAT_VERSION, PREFIX, SIZES
 from evoq_moo.export._packing import FLOAT, bits_of, from_planes
@@ -88,20 +88,13 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     onnx = require_onnx()
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}")
-    content = path.read_bytes()
-    try:
+    content = read_bytes(path)
+    # protobuf raises a class of its own, different in each of its versions
+    with reading(f"{path}: not an ONNX file, or cut short", catch=(Exception,)):
         model = onnx.ModelProto.FromString(content)
-    except Exception as error:  # protobuf's own class, different in each of its versions
-        raise FormatError(f"{path}: not an ONNX file, or cut short: {error}") from error
-    try:
+    with reading(str(path), catch=(KeyError, TypeError, ValueError, AttributeError, OverflowError)):
         _check_model(onnx, model)
         return _read(onnx, path, content, model)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        if isinstance(error, FormatError):
-            raise FormatError(f"{path}: {error}") from error
-        raise FormatError(f"{path}: damaged: {type(error).__name__}: {error}") from error
 
 
 def _check_model(onnx: Any, model: Any) -> None:
@@ -158,24 +151,23 @@ def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
     if version != FORMAT_VERSION:
         raise FormatError(f"given {PREFIX}format {version!r} in its metadata; allowed: {FORMAT_VERSION!r}")
 
-    def note(name: str, kind: type) -> Any:
-        value = json.loads(notes[PREFIX + name])
-        if not isinstance(value, kind):
-            raise FormatError(f"metadata {name!r} is a {type(value).__name__}; allowed: a {kind.__name__}")
-        return value
+    def note(name: str, kind: type[T]) -> T:
+        if PREFIX + name not in notes:
+            raise FormatError(f"has no metadata {name!r}")
+        with reading(f"metadata {name!r}"):
+            return parse_json(notes[PREFIX + name], kind)
 
-    data = note("policy", dict)
-    policy = Policy(tuple(data["layers"]), tuple(data["weight_bits"]), tuple(data["activation_bits"]))
-    containers = note("containers", list)
+    policy = note("policy", Policy)
+    containers = note("containers", list[str])
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def array(name: str) -> npt.NDArray[Any] | None:
         return onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
 
-    exact = note("exact", list)
+    exact = note("exact", list[bool])
     form = check_form(str(notes[f"{PREFIX}form"]))
     layers = tuple(
-        _layer(str(name), str(container), bits, array, exact=bool(one))
+        _layer(name, container, bits, array, exact=one)
         for name, container, bits, one in zip(policy.layers, containers, policy.to_array().tolist(), exact, strict=True)
     )
     _check_scales(onnx, model, tensors)
@@ -186,14 +178,14 @@ def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
         model=model,
         policy=policy,
         layers=layers,
-        sizes=_sizes(note("sizes", dict)),
-        fingerprints={str(key): str(value) for key, value in note("fingerprints", dict).items()},
-        provenance=note("provenance", dict),
+        sizes=_sizes(note("sizes", dict[str, Whole])),
+        fingerprints=note("fingerprints", dict[str, str]),
+        provenance=note("provenance", dict[str, Any]),
     )
 
 
-def _sizes(given: dict[str, Any]) -> dict[str, int]:
-    if set(given) != set(SIZES) or not all(type(value) is int and value >= 0 for value in given.values()):
+def _sizes(given: dict[str, int]) -> dict[str, int]:
+    if set(given) != set(SIZES):
         raise FormatError(f"metadata 'sizes' holds {given}; allowed: numbers of bytes under {list(SIZES)}")
     return given
 

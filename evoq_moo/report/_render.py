@@ -26,7 +26,12 @@ from ._run_data import RunData, read_run
 
 
 def write_report(
-    run: str | Path, output: str | Path, *, pick: str = "knee", calibrated: str | Path | None = None
+    run: str | Path,
+    output: str | Path,
+    *,
+    pick: str = "knee",
+    calibrated: str | Path | None = None,
+    trust: bool = False,
 ) -> RunData:
     """Write the report of a run.
 
@@ -35,16 +40,18 @@ def write_report(
         output: The HTML file; replaced whole or not at all.
         pick: The policy to show first, as :meth:`ParetoFront.pick` takes it.
         calibrated: Folder that `evoq calibrate` wrote; None for `calibrated` in the run's folder, if it is there.
+        trust: Allow the run to read a table of latencies outside of its folder and the working directory.
 
     Returns:
         What the report shows.
 
     Raises:
+        TrustError: The run names such a table.
         MissingFileError: No such run.
         FormatError: One of its files is damaged.
         ArgumentError: `pick` is not on the front.
     """
-    data = read_run(run, calibrated=calibrated)
+    data = read_run(run, calibrated=calibrated, trust=trust)
     write_atomically(output, render_report(data, pick=pick).encode())
     return data
 

@@ -4,17 +4,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evoq_moo._files import read_json
+from msgspec import Struct
+
+from evoq_moo._schema import BitWidth, read_json
+from evoq_moo._trust import check_path
 from evoq_moo.calibration import CalibrationReport
-from evoq_moo.errors import FormatError, MissingFileError
+from evoq_moo.errors import MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.latency import LatencyTable
-from evoq_moo.run import FORMAT as RUN_FORMAT
+from evoq_moo.run import LATENCY_FILE, check_settings, read_settings
 from evoq_moo.sensitivity import SensitivityTable
 
 from ._known import KnownPolicies
 
 _CALIBRATED_FORMAT = "evoq-moo/calibrated"
+
+
+class _BitsData(Struct):
+    weight_bits: BitWidth
+    activation_bits: BitWidth
+
+
+class _CalibratedData(Struct):
+    layers: tuple[_BitsData, ...]
+    report: CalibrationReport
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +57,7 @@ class RunData:
     notes: tuple[str, ...] = ()
 
 
-def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunData:
+def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: bool = False) -> RunData:
     """Read a run's folder, or a front file alone.
 
     A run in progress has no front yet; its front so far is that of the policies in its store.
@@ -52,8 +65,10 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
     Args:
         path: The folder or file.
         calibrated: Folder that `evoq calibrate` wrote; None for `calibrated` in the run's folder, if it is there.
+        trust: Allow a table of latencies outside of the run's folder and the working directory.
 
     Raises:
+        TrustError: The run names such a table.
         MissingFileError: No such folder or file, or the folder holds no run.
         FormatError: A file is damaged.
         StoreError: The store can't be read.
@@ -65,7 +80,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
         raise MissingFileError(f"no such file or folder: {path}")
     if not (path / "run.json").is_file():
         raise MissingFileError(f"{path}: holds no run.json: it is not the folder of a run")
-    settings = _settings(read_json(path / "run.json", format_name=RUN_FORMAT, version=1).get("settings"))
+    settings = read_settings(path / "run.json")
     if calibrated is None and (path / "calibrated" / "calibrated.json").is_file():
         calibrated = path / "calibrated"
     report, bits = _calibration(calibrated)
@@ -78,7 +93,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
     sensitivity = None
     if (path / "sensitivity.json").is_file():
         sensitivity = SensitivityTable.load(path / "sensitivity.json")
-    known = _known(path, settings, sensitivity, front)
+    known = _known(path, settings, sensitivity, front, _latency(path, settings, trust=trust))
     if front is None:
         front, note = _front_so_far(known, settings, sensitivity)
         notes.append(note)
@@ -98,23 +113,36 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
 def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
     front = ParetoFront.load(path)
     report, bits = _calibration(calibrated)
-    settings = _settings(front.provenance.get("settings"))
+    settings = front.provenance.get("settings")
+    settings = {} if settings is None else check_settings(str(path), settings)
     return RunData(name=path.name, front=front, settings=settings, calibration=report, calibrated_bits=bits)
 
 
-def _settings(found: object) -> dict[str, Any]:
-    return dict(found) if isinstance(found, dict) else {}
+def _latency(folder: Path, settings: dict[str, Any], *, trust: bool) -> LatencyTable | None:
+    """Return the run's times of layers: the copy that the search left in the folder, else what `run.json` names."""
+    named = settings.get("latency")
+    if not named:
+        return None
+    copy = folder / LATENCY_FILE
+    if copy.is_file():
+        return LatencyTable.load(copy)
+    if not trust:
+        check_path("latency", named, folder / "run.json")
+    return LatencyTable.load(named)
 
 
 def _known(
-    folder: Path, settings: dict[str, Any], sensitivity: SensitivityTable | None, front: ParetoFront | None
+    folder: Path,
+    settings: dict[str, Any],
+    sensitivity: SensitivityTable | None,
+    front: ParetoFront | None,
+    latency: LatencyTable | None,
 ) -> KnownPolicies | None:
     store = folder / "evaluations.sqlite"
     if sensitivity is None or not store.is_file():
         return None
     objectives = front.objectives if front else tuple(settings.get("objectives", ("difference", "bops")))
     fingerprint = front.provenance.get("fingerprint") if front else None
-    latency = LatencyTable.load(settings["latency"]) if settings.get("latency") else None
     return KnownPolicies.read(store, sensitivity.space, objectives, fingerprint=fingerprint, latency=latency)
 
 
@@ -142,9 +170,5 @@ def _calibration(folder: str | Path | None) -> tuple[CalibrationReport | None, t
     if folder is None:
         return None, ()
     file = Path(folder) / "calibrated.json"
-    data = read_json(file, format_name=_CALIBRATED_FORMAT, version=1)
-    try:
-        bits = tuple((int(row["weight_bits"]), int(row["activation_bits"])) for row in data["layers"])
-        return CalibrationReport.from_json(data["report"]), bits
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{file}: not a calibrated network: {error}") from error
+    data = read_json(file, _CalibratedData, format_name=_CALIBRATED_FORMAT, version=1)
+    return data.report, tuple((row.weight_bits, row.activation_bits) for row in data.layers)

@@ -28,7 +28,7 @@ def sample_differences(network: QuantizedNetwork, bits: IntArray) -> FloatArray:
 
     Costs one evaluation, which no store keeps.
     """
-    heads = network.engine.heads(bits)
+    heads = network.heads_of(bits)
     values = [
         SampleSubset(network, [i]).difference_between([head[i : i + 1] for head in heads])
         for i in range(count(network.samples))

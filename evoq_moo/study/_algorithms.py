@@ -20,7 +20,7 @@ from evoq_moo.operators.sampling import STEPS
 from evoq_moo.study._default import DefaultSearch
 from evoq_moo.study._loop import run_algorithm
 from evoq_moo.study._record import Record
-from evoq_moo.zoo._factory import import_function
+from evoq_moo.zoo._factory import call_function, import_function
 
 ETA = 3
 """Distribution index of SBX and PM: pymoo's default of 20 hardly ever moves a gene of few choices."""
@@ -285,7 +285,7 @@ def imported_algorithm(function: str, *, uses_sensitivity: bool = False) -> Sear
 
 
 def _imported(function: str, problem: Any) -> Algorithm:
-    made: Algorithm = import_function(function)(problem)
+    made: Algorithm = call_function(function, problem)
     return made
 
 

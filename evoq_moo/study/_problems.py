@@ -1,6 +1,8 @@
 """Problems of a study: of the suite by name, real networks by recipe, or any pymoo problem."""
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,29 +83,47 @@ def _name_of(entry: ProblemEntry) -> str:
     return name
 
 
-_opened: dict[Any, Any] = {}
-"""The real network's problem that this process has open; one at a time, as networks are large."""
+@dataclass
+class _Opened:
+    """A real network's problem that this process has open, and how many runs use it."""
+
+    problem: MixedPrecisionProblem
+    users: int = 0
 
 
-def open_problem(entry: ProblemEntry, store: str | None) -> Any:
-    """Return a problem to run on; real networks are made once a process.
+_opened: dict[tuple[str, str | None], _Opened] = {}
+"""One that nobody uses is kept until another one is opened: networks are large, and take time to make."""
+_opening = threading.RLock()
+
+
+@contextmanager
+def opened_problem(entry: ProblemEntry, store: str | None) -> Iterator[Any]:
+    """Give a problem to run on; real networks are made once a process, and shared by its threads.
 
     Args:
         entry: The entry.
         store: Where a real network's evaluations are kept; a folder that this machine doesn't have means memory.
     """
-    if isinstance(entry, NetworkProblem):
-        path = store if store is not None and Path(store).parent.is_dir() else None
-        key = (repr(entry), path)
-        if key not in _opened:
-            for old in _opened.values():
-                old.close()
-            _opened.clear()
-            _opened[key] = entry.open(path)
-        return _opened[key]
     if isinstance(entry, str):
-        return get_problem(entry)
-    return entry if isinstance(entry, Problem) else entry()
+        yield get_problem(entry)
+        return
+    if not isinstance(entry, NetworkProblem):
+        yield entry if isinstance(entry, Problem) else entry()
+        return
+    path = store if store is not None and Path(store).parent.is_dir() else None
+    key = (repr(entry), path)
+    with _opening:
+        for old in [k for k, kept in _opened.items() if k != key and not kept.users]:
+            _opened.pop(old).problem.close()
+        if key not in _opened:
+            _opened[key] = _Opened(entry.open(path))
+        found = _opened[key]
+        found.users += 1
+    try:
+        yield found.problem
+    finally:
+        with _opening:
+            found.users -= 1
 
 
 def reference_of(entry: ProblemEntry) -> FrozenReference | None:

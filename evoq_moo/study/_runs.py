@@ -3,21 +3,25 @@
 import io
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
 
 from evoq_moo._files import write_atomically
-from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo._schema import Amount, Evaluations, Layout, Whole, parse_json, read_bytes, read_npz, reading
+from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
 from evoq_moo.study._algorithms import Search
-from evoq_moo.study._problems import ProblemEntry, open_problem
+from evoq_moo.study._problems import ProblemEntry, opened_problem
 from evoq_moo.study._record import BudgetSpentError, Record
 from evoq_moo.study._sensitivity import sensitivity_for
 
@@ -40,8 +44,8 @@ class RunKey:
     problem: str
     algorithm: str
     description: str
-    seed: int
-    budget: int
+    seed: Whole
+    budget: Evaluations
     charge_scan: bool
 
 
@@ -111,19 +115,28 @@ class Run:
             MissingFileError: No such file.
             FormatError: Not a run, damaged, or of an unknown version.
         """
-        with _opened(path) as (meta, file):
-            paid, X = int(meta["paid"]), file["X"].astype(np.int64)
-            # Files from before there were screenings in studies have none.
-            between = file["between"] if "between" in file else np.zeros(len(X), dtype=np.int64)
+        meta, arrays = _read(path, _ARRAYS)
+        with reading(_damaged(path)):
+            # Files from before there were screenings in studies have no `between`.
+            rows = {name: len(array) for name, array in arrays.items() if name in _ARRAYS}
+            if len(set(rows.values())) > 1 or rows["X"] > meta.key.budget or arrays["F"].shape[1] < 1:
+                raise ValueError(f"arrays of {rows} rows are of no one run of {meta.key.budget} evaluations")
+            X, F, G = arrays["X"].astype(np.int64), arrays["F"].astype(np.float64), arrays["G"].astype(np.float64)
+            between = arrays.get("between", np.zeros(len(X), dtype=np.int64)).astype(np.int64)
+            if np.isnan(F).any() or np.isnan(G).any():
+                raise ValueError("holds NaN")
+            spent = [meta.paid, len(X), *(int(n) for n in (between.min(initial=0), between.max(initial=0)))]
+            if min(spent) < 0 or max(spent) > meta.key.budget or meta.paid + len(X) + between.sum() > meta.key.budget:
+                raise ValueError(f"counts more evaluations than its budget of {meta.key.budget}, or fewer than none")
             return cls(
-                key=RunKey(**meta["key"]),
-                paid=paid,
+                key=meta.key,
+                paid=meta.paid,
                 X=X,
-                counts=paid + np.cumsum(between + 1),
-                F=file["F"],
-                G=file["G"],
-                seconds=float(meta["seconds"]),
-                problem_seconds=float(meta["problem_seconds"]),
+                counts=meta.paid + np.cumsum(between + 1),
+                F=F,
+                G=G,
+                seconds=meta.seconds,
+                problem_seconds=meta.problem_seconds,
             )
 
 
@@ -134,24 +147,37 @@ def load_key(path: Path) -> RunKey:
         MissingFileError: No such file.
         FormatError: Not a run, damaged, or of an unknown version.
     """
-    with _opened(path) as (meta, _):
-        return RunKey(**meta["key"])
+    return _read(path, {})[0].key
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}")
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            meta = json.loads(file["meta"].tobytes())
-            if (meta["format"], meta["version"]) != (FORMAT, 1):
-                raise FormatError(f"{path}: given {meta['format']!r} {meta['version']}; allowed: {FORMAT!r} 1")
-            yield meta, file
-    except FormatError:
-        raise
-    except Exception as error:
-        raise FormatError(f"{path}: not a run of a study, or damaged: {error!r}; remove it to do it again") from error
+class _Meta(Struct):
+    format: Literal["evoq-moo/study-run"]
+    version: Literal[1]
+    key: RunKey
+    paid: Evaluations
+    seconds: Amount
+    problem_seconds: Amount
+
+
+_META = {"meta": Layout(kinds="u", ndim=1)}
+_ARRAYS = {
+    "X": Layout(kinds="iu", ndim=2),
+    "F": Layout(kinds="f", ndim=2),
+    "G": Layout(kinds="f", ndim=2),
+    "between": Layout(kinds="iu", ndim=1, optional=True),
+}
+
+
+def _read(path: Path, layouts: Mapping[str, Layout]) -> tuple[_Meta, dict[str, npt.NDArray[Any]]]:
+    data = read_bytes(path)
+    # numpy and zipfile raise nearly anything on damaged archives.
+    with reading(_damaged(path), catch=(Exception,)):
+        arrays = read_npz(io.BytesIO(data), len(data), {**_META, **layouts})
+        return parse_json(arrays["meta"].tobytes(), _Meta), arrays
+
+
+def _damaged(path: Path) -> str:
+    return f"{path}: not a run of a study, or damaged (remove it to do it again)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,60 +208,62 @@ def execute_run(key: RunKey, entry: ProblemEntry, search: Search, store: str | N
         ArgumentError: The scan alone takes the budget.
         EvoqError: As the problem and the algorithm.
     """
-    problem = open_problem(entry, store)
-    with sensitivity_for(problem, search) as scanned:
+    with opened_problem(entry, store) as shared:
+        table, scanned = sensitivity_for(shared, search)
         paid = scanned if key.charge_scan else 0
         if paid >= key.budget:
             raise ArgumentError(
                 f"budget: given {key.budget}; {key.algorithm} on {key.problem} spends {paid} on the sensitivity "
                 "scan alone; allowed: more, or charge_scan=False"
             )
+        clock = _Clock()
+        problem = _own_copy(shared, table, clock)
         record = Record(problem, key.budget, paid=paid)
-        clock = _Clock(problem)
         start = time.perf_counter()
-        try:
-            with clock:
-                search(problem, record, key.seed)
-        except BudgetSpentError:
-            pass
-    X, F, G = record.arrays()
-    run = Run(
-        key=key,
-        paid=paid,
-        X=X,
-        F=F,
-        G=G,
-        counts=record.counts,
-        seconds=time.perf_counter() - start,
-        problem_seconds=clock.seconds,
-    )
-    if not isinstance(problem, MixedPrecisionProblem):
-        return RunResult(run=run)
-    fingerprint = problem.network.fingerprint
-    if problem.evaluator.store.path == store:
-        return RunResult(run=run, fingerprint=fingerprint)
-    keys = [policy_key(bits) for bits in problem.space.decode(X)]
-    return RunResult(
-        run=run, fingerprint=fingerprint, differences=problem.evaluator.store.get(fingerprint, sorted(set(keys)))
-    )
+        with suppress(BudgetSpentError):
+            search(problem, record, key.seed)
+        X, F, G = record.arrays()
+        run = Run(
+            key=key,
+            paid=paid,
+            X=X,
+            F=F,
+            G=G,
+            counts=record.counts,
+            seconds=time.perf_counter() - start,
+            problem_seconds=clock.seconds,
+        )
+        if not isinstance(problem, MixedPrecisionProblem):
+            return RunResult(run=run)
+        fingerprint, kept = problem.network.fingerprint, problem.evaluator.store
+        if kept.path == store:
+            return RunResult(run=run, fingerprint=fingerprint)
+        keys = [policy_key(bits) for bits in problem.space.decode(X)]
+        return RunResult(run=run, fingerprint=fingerprint, differences=kept.get(fingerprint, sorted(set(keys))))
 
 
 class _Clock:
-    """Adds up the time a problem spends in `_evaluate` while the context lasts."""
+    """Adds up the time that calls of one run take."""
 
-    def __init__(self, problem: Any) -> None:
-        self._problem = problem
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __enter__(self) -> None:
-        evaluate = self._problem._evaluate
+    def around(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Return a function whose time is added up."""
 
         def timed(*args: Any, **kwargs: Any) -> None:
             start = time.perf_counter()
-            evaluate(*args, **kwargs)
+            function(*args, **kwargs)
             self.seconds += time.perf_counter() - start
 
-        self._problem._evaluate = timed
+        return timed
 
-    def __exit__(self, *exception: object) -> None:
-        del self._problem._evaluate
+
+def _own_copy(problem: Any, table: SensitivityTable | None, clock: _Clock) -> Any:
+    """Return a problem of this run alone, with its table and its clock: other threads may run on the same one."""
+    copied = object.__new__(type(problem))
+    copied.__dict__.update(vars(problem))
+    if table is not None:
+        copied.sensitivity = table
+    copied._evaluate = clock.around(copied._evaluate)
+    return copied

@@ -1,7 +1,5 @@
 """The sensitivity table that a run's algorithm reads from its problem, and what its scan costs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from evoq_moo.errors import ArgumentError
@@ -10,35 +8,24 @@ from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import Method, measure_sensitivity, scan_policies, sparse_table
 
 
-@contextmanager
-def sensitivity_for(problem: Any, search: Any) -> Iterator[int]:
-    """Give a problem the table that a search reads, for as long as the context lasts.
+def sensitivity_for(problem: Any, search: Any) -> tuple[SensitivityTable | None, int]:
+    """Return the table that a search reads, and how many evaluations its scan takes.
 
     Args:
         problem: The problem.
         search: The search; its attribute `scan`, if it has one, says how the network is scanned for it.
 
-    Yields:
-        Evaluations that the scan takes; 0 for a search that reads no table.
+    Returns:
+        None and 0 for a search that reads no table.
 
     Raises:
         ArgumentError: The search needs a table, and the problem has none.
     """
     if not search.uses_sensitivity:
-        yield 0
-        return
+        return None, 0
     method: Method = getattr(search, "scan", "full")
     table = _table(problem, method)
-    missing = object()
-    before = vars(problem).get("sensitivity", missing)
-    problem.sensitivity = table
-    try:
-        yield len(scan_policies(table.space, method)[0])
-    finally:
-        if before is missing:
-            del problem.sensitivity
-        else:
-            problem.sensitivity = before
+    return table, len(scan_policies(table.space, method)[0])
 
 
 def _table(problem: Any, method: Method) -> SensitivityTable:

@@ -3,16 +3,16 @@
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from multiprocessing import get_context
+from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.problem import Problem
 
-from evoq_moo._files import read_json, write_atomically
+from evoq_moo._files import write_atomically
+from evoq_moo._schema import MOST_EVALUATIONS, Evaluations, read_json
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.problems import get_problem
 from evoq_moo.progress import Tracker, track
@@ -22,11 +22,15 @@ from evoq_moo.study._problems import NetworkProblem, ProblemEntry, problem_entri
 from evoq_moo.study._results import StudyResults
 from evoq_moo.study._runs import Run, RunKey, RunResult, execute_run, load_key
 from evoq_moo.study._sensitivity import check_sensitivity_of
+from evoq_moo.workers import ProcessPool, live_with_parent
 
 FORMAT = "evoq-moo/study"
 STORE = "evaluations.sqlite"
-RETRIES = 3
-"""Our choice: how often a pool of our own is made anew after a process died, without a run finished in between."""
+
+
+class _StudyData(Struct):
+    budget: Evaluations
+    charge_scan: bool
 
 
 class Study:
@@ -89,7 +93,7 @@ class Study:
         self.seeds = tuple(dict.fromkeys(check_count("seeds", seed, lowest=0) for seed in seeds))
         if not self.seeds:
             raise ArgumentError("seeds: given none; allowed: one or more")
-        self.budget = check_count("budget", budget)
+        self.budget = check_count("budget", budget, highest=MOST_EVALUATIONS)
         self.path = Path(path)
         if isinstance(executor, int):
             check_count("executor", executor)
@@ -118,11 +122,12 @@ class Study:
         file = self.path / "study.json"
         asked = {"budget": self.budget, "charge_scan": self._charge_scan}
         if file.exists():
-            found = read_json(file, format_name=FORMAT, version=1)
+            found = read_json(file, _StudyData, format_name=FORMAT, version=1)
             for name, value in asked.items():
-                if found.get(name) != value:
+                if getattr(found, name) != value:
                     raise ArgumentError(
-                        f"{name}: given {value!r}; the study in {self.path} has {found.get(name)!r}: give another path"
+                        f"{name}: given {value!r}; the study in {self.path} has {getattr(found, name)}: give another "
+                        "path"
                     )
             return
         write_atomically(file, json.dumps({"format": FORMAT, "version": 1, **asked}).encode())
@@ -164,10 +169,12 @@ class Study:
                 for key in missing:
                     bar.update(description=f"{key.problem} {key.algorithm} seed {key.seed}")
                     self._take(key, execute_run(*self._arguments(key)), bar)
-            elif isinstance(self._executor, int):
-                self._run_on_own_pool(missing, self._executor, bar)
-            else:
-                self._run_on(self._executor, missing, bar)
+            elif missing:
+                self._check_picklable()
+                if isinstance(self._executor, int):
+                    self._run_on_own_pool(missing, self._executor, bar)
+                else:
+                    self._run_on(self._executor, missing, bar)
         return self.results()
 
     def missing(self) -> list[RunKey]:
@@ -202,34 +209,24 @@ class Study:
         bar.advance()
         bar.update(description=f"{key.problem} {key.algorithm} seed {key.seed}")
 
-    def _run_on(self, executor: Executor, missing: list[RunKey], bar: Tracker) -> int:
-        """Do runs on an executor; returns how many were finished before it broke, or all."""
-        self._check_picklable()
+    def _run_on(self, executor: Executor, missing: list[RunKey], bar: Tracker) -> None:
         futures: dict[Future[RunResult], RunKey] = {}
-        done = 0
         try:
             for key in missing:
                 futures[executor.submit(execute_run, *self._arguments(key))] = key
             for future in as_completed(futures):
                 self._take(futures[future], future.result(), bar)
-                done += 1
-        except BrokenExecutor:
-            if not isinstance(self._executor, int):
-                raise
         finally:
             for future in futures:
                 future.cancel()
-        return done
 
     def _run_on_own_pool(self, missing: list[RunKey], workers: int, bar: Tracker) -> None:
-        failures = 0
-        while missing:
-            with _pool(min(workers, len(missing))) as pool:
-                done = self._run_on(pool, missing, bar)
-            missing = [key for key in missing if not self.file_of(key).exists()]
-            failures = 0 if done else failures + 1
-            if missing and failures == RETRIES:
-                raise BrokenExecutor(f"processes died {RETRIES} times without finishing a run; is there enough memory?")
+        pool = ProcessPool(min(workers, len(missing)), _prepare)
+        try:
+            for i, result in pool.results(execute_run, [self._arguments(key) for key in missing]):
+                self._take(missing[i], result, bar)
+        finally:
+            pool.close()
 
     def _check_picklable(self) -> None:
         for kind, entries in (("problems", self.problems), ("algorithms", self.algorithms)):
@@ -248,21 +245,8 @@ class Study:
         return StudyResults(runs=runs, problems=self.problems, path=self.path)
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Forking a process that runs torch threads can hang it.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _prepare() -> None:
-    import signal
-
     import torch
 
-    # Ctrl-C reaches every process of the terminal; the parent decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    live_with_parent()
     torch.set_num_threads(1)

@@ -1,24 +1,25 @@
 """A study described by a TOML file."""
 
-import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, check_name
-from evoq_moo.problems import get_problem
+from msgspec import Meta, Struct
+
+from evoq_moo._schema import MOST_EVALUATIONS, Few, Number, Text, Whole, convert, read_toml, reading
+from evoq_moo._trust import check_path, refuse_code
+from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.problems import OBJECTIVES, get_problem
+from evoq_moo.problems._base import BUDGETS
 from evoq_moo.recipe import Recipe
 from evoq_moo.study._algorithms import Search, imported_algorithm, named_algorithm
 from evoq_moo.study._problems import NetworkProblem, ProblemEntry
 
-KEYS = ("problems", "algorithms", "seeds", "budget", "path", "charge_scan", "problem", "algorithm")
-_PROBLEM_KEYS = (*(f.name for f in fields(Recipe)), "objectives", "budgets", "reference")
-_ALGORITHM_KEYS = ("name", "pop_size", "function", "uses_sensitivity")
 _FILES = ("weights", "samples")
 
 
-def read_study(file: str | Path) -> dict[str, Any]:
+def read_study(file: str | Path, *, output: str | Path | None = None, trust: bool = False) -> dict[str, Any]:
     """Return the arguments of :class:`Study` that a TOML file gives.
 
     ``problems`` and ``algorithms`` are lists of names, ``seeds`` a number (0 to it) or a list, ``budget``, ``path`` and
@@ -29,68 +30,103 @@ def read_study(file: str | Path) -> dict[str, Any]:
 
     Args:
         file: The TOML file.
+        output: The study's folder instead of the file's `path`.
+        trust: Allow it to run the code that it names, and to read and write where it says.
 
     Raises:
+        TrustError: The file names code, or a path outside its folder and the working directory.
         MissingFileError: No such file.
         FormatError: Not TOML.
         ArgumentError: A value is not allowed.
         UnknownNameError: A key or name is unknown; the message suggests the nearest.
     """
     path = Path(file)
-    if not path.is_file():
-        raise MissingFileError(f"no such file: {path}")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: not TOML: {error}") from error
-    _check_keys(str(path), data, KEYS)
-    for key in ("problems", "algorithms"):
-        names = data.get(key)
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise ArgumentError(f"{path}: {key}: given {names!r}; allowed: a list of names")
-    seeds = data.get("seeds", 31)
+    table = read_toml(path)
+    _check_keys(str(path), table, _fields(_StudyTable))
+    with reading(str(path), ArgumentError):
+        data = convert(table, _StudyTable)
+    folder = path.parent / (data.path or path.stem) if output is None else Path(output)
+    if output is None and not trust:
+        check_path("path", folder, path)
     arguments: dict[str, Any] = {
-        "problems": {name: _problem(name, data.get("problem", {}), path.parent) for name in data["problems"]},
-        "algorithms": {name: _algorithm(name, data.get("algorithm", {})) for name in data["algorithms"]},
-        "seeds": range(seeds) if isinstance(seeds, int) else seeds,
-        "path": path.parent / data.get("path", path.stem),
+        "problems": {name: _problem(name, data.problem, path, trust) for name in data.problems},
+        "algorithms": {name: _algorithm(name, data.algorithm, path, trust) for name in data.algorithms},
+        "seeds": range(data.seeds) if isinstance(data.seeds, int) else data.seeds,
+        "path": folder,
+        "charge_scan": data.charge_scan,
     }
-    return arguments | {key: data[key] for key in ("budget", "charge_scan") if key in data}
+    return arguments if data.budget is None else arguments | {"budget": data.budget}
 
 
-def _problem(name: str, tables: dict[str, Any], folder: Path) -> ProblemEntry:
+class _StudyTable(Struct):
+    problems: Annotated[list[Text], Meta(min_length=1)]
+    algorithms: Annotated[list[Text], Meta(min_length=1)]
+    seeds: Few | Annotated[list[Whole], Meta(min_length=1)] = 31
+    budget: Annotated[int, Meta(ge=1, le=MOST_EVALUATIONS)] | None = None
+    path: Text | None = None
+    charge_scan: bool = True
+    problem: dict[str, dict[str, Any]] = {}
+    algorithm: dict[str, dict[str, Any]] = {}
+
+
+class _ProblemTable(Struct):
+    model: Text
+    weights: Text | None = None
+    samples: Text | None = None
+    objectives: tuple[str, ...] = ("difference", "bops")
+    budgets: dict[str, Number] = {}
+    reference: str | None = None
+
+
+class _AlgorithmTable(Struct):
+    name: str | None = None
+    pop_size: Few | None = None
+    function: Text | None = None
+    uses_sensitivity: bool = False
+
+
+def _problem(name: str, tables: Mapping[str, dict[str, Any]], file: Path, trust: bool) -> ProblemEntry:
     if name not in tables:
         return name
-    table = dict(tables[name])
-    _check_keys(f"problem.{name}", table, _PROBLEM_KEYS)
-    if "model" not in table:
-        raise ArgumentError(f"problem.{name}: given no model; allowed: the name of a network, or module:function")
-    for key in _FILES:
-        if key in table and (folder / table[key]).exists():
-            table[key] = str((folder / table[key]).resolve())
-    options: dict[str, Any] = {key: table.pop(key) for key in ("objectives", "budgets") if key in table}
-    if "objectives" in options:
-        options["objectives"] = tuple(options["objectives"])
-    reference = table.pop("reference", None)
-    return NetworkProblem(
-        name=name,
-        recipe=Recipe.from_json(table),
-        reference=None if reference is None else get_problem(reference).reference,
-        **options,
-    )
+    where, table = f"problem.{name}", tables[name]
+    recipe_keys = [field.name for field in fields(Recipe) if field.compare]
+    _check_keys(where, table, {*recipe_keys, *_fields(_ProblemTable)})
+    with reading(where, ArgumentError):
+        data = convert(table, _ProblemTable)
+        for given, known in ((data.objectives, OBJECTIVES), (data.budgets, BUDGETS)):
+            for one in given:
+                check_name("objectives" if given is data.objectives else "budgets", one, known)
+        given_recipe = {key: value for key, value in table.items() if key in recipe_keys}
+        for key in _FILES:
+            if key in given_recipe and (file.parent / given_recipe[key]).exists():
+                given_recipe[key] = str((file.parent / given_recipe[key]).resolve())
+        recipe = Recipe.from_json(given_recipe, source=file, trust=trust)
+        recipe.check_trust()
+        return NetworkProblem(
+            name=name,
+            recipe=recipe,
+            objectives=data.objectives,
+            budgets=data.budgets,
+            reference=None if data.reference is None else get_problem(data.reference).reference,
+        )
 
 
-def _algorithm(name: str, tables: dict[str, Any]) -> Search:
-    table = dict(tables.get(name, {"name": name}))
-    _check_keys(f"algorithm.{name}", table, _ALGORITHM_KEYS)
-    if "function" in table:
-        return imported_algorithm(table["function"], uses_sensitivity=table.get("uses_sensitivity", False))
-    options = {"pop_size": table["pop_size"]} if "pop_size" in table else {}
-    return named_algorithm(table.get("name", name), **options)
+def _algorithm(name: str, tables: Mapping[str, dict[str, Any]], file: Path, trust: bool) -> Search:
+    where, table = f"algorithm.{name}", tables.get(name, {})
+    _check_keys(where, table, _fields(_AlgorithmTable))
+    with reading(where, ArgumentError):
+        data = convert(table, _AlgorithmTable)
+    if data.function is not None:
+        if not trust:
+            raise refuse_code(data.function, file)
+        return imported_algorithm(data.function, uses_sensitivity=data.uses_sensitivity)
+    return named_algorithm(data.name or name, **({} if data.pop_size is None else {"pop_size": data.pop_size}))
 
 
-def _check_keys(where: str, table: Any, known: Iterable[str]) -> None:
-    if not isinstance(table, dict):
-        raise ArgumentError(f"{where}: given {table!r}; allowed: a table")
+def _fields(kind: type[Struct]) -> tuple[str, ...]:
+    return kind.__struct_fields__
+
+
+def _check_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
     for key in table:
         check_name(where, key, known)

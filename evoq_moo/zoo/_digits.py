@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
 
 from evoq_moo._files import write_atomically
-from evoq_moo.errors import check_name
+from evoq_moo._schema import parse_json, read_bytes, reading
+from evoq_moo._tensors import read_tensors
+from evoq_moo.errors import FormatError, check_name
 from evoq_moo.preprocess import Preprocess
 
 _log = logging.getLogger(__name__)
@@ -121,10 +122,11 @@ def own_weights() -> tuple[str, bytes]:
     path = cache_file()
     if path.is_file():
         try:
-            data = path.read_bytes()
-            _check(data)
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            _log.warning("%s: damaged (%s); training the digits network again", path, error)
+            with reading(f"{path}: damaged"):
+                data = read_bytes(path)
+                _check(data)
+        except FormatError as error:
+            _log.warning("%s; training the digits network again", error)
         else:
             return str(path), data
     _log.info("training the digits network, a few seconds, once; kept at %s", path)
@@ -186,7 +188,7 @@ def _digest(state: dict[str, torch.Tensor]) -> str:
 
 
 def _check(data: bytes) -> None:
-    state = safetensors.torch.load(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    state = read_tensors(data)
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], dict[str, dict[str, Any]])
     if header.get("__metadata__", {}).get("sha256") != _digest(state):
         raise ValueError("its checksum differs")

@@ -17,7 +17,8 @@ from evoq_moo.preprocess import Preprocess
 def import_function(factory: str) -> Callable[..., Any]:
     """Import a function of the user's.
 
-    The working directory is on the import path meanwhile, as with ``python -m``.
+    The working directory is on the import path meanwhile, as with ``python -m``. A name that was read from a file needs
+    consent first: see `evoq_moo._trust`.
 
     Args:
         factory: ``"package.module:function"``; of timm e.g. ``"timm.models.resnet:resnet26d"`` (random weights; for
@@ -38,13 +39,16 @@ def import_function(factory: str) -> Callable[..., Any]:
                     f"factory: no module {error.name!r} (of {factory!r}) on the import path or in {os.getcwd()}"
                 ) from error
             raise ArgumentError(f"factory: importing {module_name} needs the missing module {error.name!r}") from error
-        # The module is the user's code: it may raise anything.
-        except Exception as error:
+        # The module is the user's code: it may raise anything, also what would end this process.
+        except BaseException as error:
             raise ArgumentError(f"factory: importing {module_name} failed: {type(error).__name__}: {error}") from error
-        if not hasattr(module, attribute):
+        try:
+            function: Callable[..., Any] = getattr(module, attribute)
+        except AttributeError as error:
             public = [name for name in vars(module) if not name.startswith("_")]
-            raise ArgumentError(f"factory: {module_name} has no {attribute!r}; {nearest(attribute, public)}")
-        function: Callable[..., Any] = getattr(module, attribute)
+            raise ArgumentError(f"factory: {module_name} has no {attribute!r}; {nearest(attribute, public)}") from error
+        except BaseException as error:
+            raise ArgumentError(f"factory: {factory}: {type(error).__name__}: {error}") from error
         if not callable(function):
             raise ArgumentError(f"factory: {factory} is a {type(function).__name__}; allowed: a function")
     return function
@@ -64,15 +68,28 @@ def load_factory(factory: str) -> nn.Module:
     Raises:
         ArgumentError: Not of this form, the module or function isn't there or fails, or what it makes isn't a network.
     """
-    function = import_function(factory)
-    with _working_directory_importable():
-        try:
-            network = function()
-        except Exception as error:
-            raise ArgumentError(f"factory: {factory}() failed: {type(error).__name__}: {error}") from error
+    network = call_function(factory)
     if not isinstance(network, nn.Module):
         raise ArgumentError(f"factory: {factory}() made a {type(network).__name__}; allowed: a torch.nn.Module")
     return network.eval()
+
+
+def call_function(factory: str, *arguments: object) -> Any:
+    """Import a function of the user's and return what it returns; whatever it raises becomes an error of ours.
+
+    Args:
+        factory: ``"package.module:function"``.
+        *arguments: What it is called with.
+
+    Raises:
+        ArgumentError: The module or function isn't there or fails, be it by SystemExit or KeyboardInterrupt.
+    """
+    function = import_function(factory)
+    with _working_directory_importable():
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            raise ArgumentError(f"factory: {factory}() failed: {type(error).__name__}: {error}") from error
 
 
 def known_preprocess(network: nn.Module) -> Preprocess | None:

@@ -4,16 +4,17 @@ import io
 import os
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-from evoq_moo.errors import MissingFileError, WeightsError
+from evoq_moo._schema import read_bytes, reading
+from evoq_moo._tensors import check_tensors, read_tensors
+from evoq_moo.errors import WeightsError
 from evoq_moo.preprocess import Preprocess
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -30,12 +31,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[str, bytes]:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise WeightsError(f"weights: given the file {path}; allowed: names ending in {', '.join(SUFFIXES)}")
-    if not path.exists():
-        raise MissingFileError(f"weights: no such file: {path}")
-    try:
-        return str(path), path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"weights: can't read {path}: {error}") from error
+    return str(path), read_bytes(path, argument="weights", error=WeightsError)
 
 
 def parse_weights(name: str, data: bytes) -> dict[str, torch.Tensor]:
@@ -46,26 +42,20 @@ def parse_weights(name: str, data: bytes) -> dict[str, torch.Tensor]:
         data: Its content.
 
     Raises:
-        WeightsError: Damaged, not a checkpoint, or holding more than tensors.
+        WeightsError: Damaged, not a checkpoint, or holding more than strided tensors of real numbers.
     """
     state: Any
     if name.lower().endswith(".safetensors"):
-        try:
-            state = safetensors.torch.load(data)
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
-            raise WeightsError(f"{name}: damaged, or not a safetensors file: {error}") from error
+        with reading(f"{name}: damaged", WeightsError):
+            state = read_tensors(data)
     else:
-        try:
-            with warnings.catch_warnings():
-                # Checkpoints in torch's older formats load well, but make torch warn of its own typed storages.
-                warnings.simplefilter("ignore")
-                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        what = f"{name}: damaged, or holds more than tensors (pickled objects are never loaded)"
         # torch.load raises nearly anything on damaged files: UnpicklingError, RuntimeError, EOFError, KeyError, ...
-        except Exception as error:
-            first_line = str(error).strip().split("\n", maxsplit=1)[0]
-            raise WeightsError(
-                f"{name}: damaged, or holds more than tensors (pickled objects are never loaded): {first_line}"
-            ) from error
+        with reading(what, WeightsError, catch=(Exception,)), warnings.catch_warnings():
+            # Checkpoints in torch's older formats load well, but make torch warn of its own typed storages.
+            warnings.simplefilter("ignore")
+            _check_packing(data)
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -75,10 +65,19 @@ def parse_weights(name: str, data: bytes) -> dict[str, torch.Tensor]:
         )
     if all(str(key).startswith("module.") for key in state):
         state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise WeightsError(f"{name}: {key} holds NaN or infinity; allowed: finite weights")
+    with reading(f"{name}: these are no weights", WeightsError):
+        check_tensors(state, len(data))
     return dict(state)
+
+
+def _check_packing(data: bytes) -> None:
+    """Raise ValueError where a checkpoint is a zip archive that expands; torch writes archives that don't."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        expanded = sum(info.file_size for info in archive.infolist())
+    if expanded > len(data):
+        raise ValueError(f"it expands to {expanded} bytes, from {len(data)}")
 
 
 def apply_weights(network: nn.Module, state: dict[str, torch.Tensor], *, name: str, architecture: str) -> None:
@@ -91,7 +90,7 @@ def apply_weights(network: nn.Module, state: dict[str, torch.Tensor], *, name: s
         architecture: The network's, for messages.
 
     Raises:
-        WeightsError: Names or shapes differ; the message lists the first few.
+        WeightsError: Names or shapes differ (the message lists the first few), or one holds NaN or infinity.
     """
     wanted = network.state_dict()
     # torch fills this counter in by itself: checkpoints from before it existed lack it.
@@ -109,6 +108,9 @@ def apply_weights(network: nn.Module, state: dict[str, torch.Tensor], *, name: s
     ]
     if problems:
         raise WeightsError(f"{name}: these weights are not of {architecture}; {'; '.join(problems)}")
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise WeightsError(f"{name}: {key} holds NaN or infinity; allowed: finite weights")
     network.load_state_dict(state, strict=True)
 
 

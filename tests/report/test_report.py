@@ -172,7 +172,8 @@ def test_three_objectives_have_two_pictures(make_run):
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_latency_is_an_objective_like_others(make_run, tmp_path):
+def test_a_latency_is_an_objective_like_others(make_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     times = {(w, a): 0.1 * w + 0.01 * a for w in range(2, 9) for a in range(2, 9)}
     table = LatencyTable(milliseconds={layer.name: times for layer in LAYERS}, rest=1.0)
     table.save(tmp_path / "times.csv")

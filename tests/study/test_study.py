@@ -46,6 +46,24 @@ def study(path, **changes):
     return Study(**{**options, "path": path, **changes})
 
 
+def test_threads_run_on_shared_problems_and_leave_them_alone(tmp_path):
+    """Runs patched the problem's `_evaluate` and `sensitivity`, and deleted them under other runs."""
+    shared = get_problem("digits-bops")
+    before = dict(vars(shared))
+    options = {"problems": {"shared": shared}, "algorithms": ["random", "guided", "surrogate"], "budget": 90}
+    serial = study(tmp_path / "serial", **options).run()
+    with ThreadPoolExecutor(4) as executor:
+        threads = study(tmp_path / "threads", executor=executor, **options).run()
+    assert same(serial, threads)
+    assert vars(shared) == before
+    networks = [NetworkProblem(name=f"net{i}", recipe=evoq.Recipe(model="digits", count=4 + i)) for i in range(2)]
+    options |= {"problems": networks, "algorithms": ["random"], "budget": 6}
+    serial = study(tmp_path / "serial networks", **options).run()
+    with ThreadPoolExecutor(4) as executor:
+        threads = study(tmp_path / "thread networks", executor=executor, **options).run()
+    assert same(serial, threads)
+
+
 def test_every_run_is_on_disk_and_counted(tmp_path):
     results = study(tmp_path).run()
     assert len(results) == 8

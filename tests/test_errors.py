@@ -1,0 +1,71 @@
+"""The door of messages: quotes are cut, what can't be printed is escaped."""
+
+import pickle
+
+import pytest
+
+from evoq_moo.errors import (
+    QUOTE,
+    ArgumentError,
+    EvoqError,
+    FormatError,
+    MissingFileError,
+    StoreError,
+    check_count,
+    check_number,
+    check_text,
+)
+
+
+@pytest.mark.parametrize("kind", [ArgumentError, FormatError, MissingFileError, StoreError])
+@pytest.mark.parametrize(
+    "given", ["a" * 5000, ["layer"] * 5000, {"a": list(range(5000))}, tuple(range(5000)), 'it\'s "x"' * 900]
+)
+def test_quotes_are_cut(kind, given):
+    error = kind(f"policy: given {given!r}; it isn't allowed (only short ones are); allowed: 'short'")
+    text = str(error)
+    assert len(text) < QUOTE + 100
+    assert text.startswith("policy: given ")
+    assert text.endswith("; it isn't allowed (only short ones are); allowed: 'short'")
+    assert "..." in text
+    assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+def test_short_messages_stay_as_they_are():
+    text = "layers: given ['a', 'b'] (see the how-to), which isn't it; allowed: {'x': 1}, or \"y\"\nand a second line"
+    assert str(EvoqError(text)) == text
+
+
+def test_what_no_terminal_prints_is_escaped():
+    assert str(FormatError("name 'a\ud800b\x1b[31m\x00'")) == r"name 'a\ud800b\x1b[31m\x00'"
+
+
+def test_words_and_messages_without_end_are_cut():
+    assert len(str(FormatError(f"/folder/{'x' * 10_000}/end is missing"))) < 600
+    assert len(str(FormatError("word " * 10_000))) <= 4000
+    assert len(str(FormatError("(['" * 10**6))) <= 4000
+
+
+def test_names_that_no_file_can_hold_are_refused_before_anything_is_written():
+    check_text("samples", "photos \u00e9")
+    check_text("samples", None)
+    for given in ("photos\udcff", "a\0b"):
+        with pytest.raises(ArgumentError, match="samples: given .*; allowed: text in UTF-8"):
+            check_text("samples", given)
+
+
+def test_counts_have_a_highest_value():
+    assert check_count("seed", 2**63 - 1) == 2**63 - 1
+    with pytest.raises(ArgumentError, match="seed: given 99999999999999999999; allowed: an integer of at most"):
+        check_count("seed", 99999999999999999999)
+    for value in (10**5000, -(10**5000)):
+        with pytest.raises(ArgumentError, match="seed: given an integer of 16610 bits"):
+            check_count("seed", value)
+
+
+def test_numbers_that_no_float_holds():
+    for value in (10**400, -(10**400), 10**5000, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="share: given .*; allowed: a number from 0 to 1"):
+            check_number("share", value, 0, 1)
+    with pytest.raises(ArgumentError, match="time: given .*; allowed: a number from 0"):
+        check_number("time", 10**400, 0, float("inf"))
