@@ -258,9 +258,11 @@ class Bench:
         """Kill a command once; None where it ended before."""
         child = self.start(words, mark)
         moment = self.rng.uniform(0, seconds)
-        time.sleep(moment)
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return None
+        deadline = time.monotonic() + moment
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return None
         victims = []
         if scenario.workers and self.rng.random() < 0.5:
             victims = marked("dask" if scenario.workers == "dask" else mark, "spawn_main")
@@ -271,9 +273,9 @@ class Bench:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         deadline = time.monotonic() + GONE_IN
-        while (left := marked(mark)) and time.monotonic() < deadline:
+        while (orphans := marked(mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return {"moment": moment, "victim": "command", "wrong": [f"process {pid} outlives it" for pid in left]}
+        return {"moment": moment, "victim": "command", "wrong": [f"process {pid} outlives it" for pid in orphans]}
 
     def cut(self, name: str, scenario: Scenario) -> Iterator[dict[str, Any]]:
         """Give one row for each power cut, without end."""
