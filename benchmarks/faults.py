@@ -45,7 +45,7 @@ from evoq_moo import cli
 from evoq_moo.store import EvaluationStore
 
 console = Console(markup=False, highlight=False)
-SEARCH = "search digits --count 10 --evaluations 80 --pop-size 10 --threads 1"
+SEARCH = "search digits --engine reference --count 6 --evaluations 80 --pop-size 10 --threads 1"
 STUDY = """problems = ["digits-bops"]
 algorithms = ["nsga2", "random", "guided"]
 seeds = 4
