@@ -56,7 +56,7 @@ MARK = "EVOQ_FAULT"
 """Environment variable by which the processes of a command are found."""
 GONE_IN = 10.0
 """Seconds in which the workers of a killed command must be gone."""
-AGAIN = 0.6
+AGAIN = 0.85
 """Probability that a killed command is killed once more before it may end."""
 ROOT = Path(__file__).resolve().parent
 
