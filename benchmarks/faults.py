@@ -45,7 +45,7 @@ from evoq_moo import cli
 from evoq_moo.store import EvaluationStore
 
 console = Console(markup=False, highlight=False)
-SEARCH = "search digits --count 10 --evaluations 80 --pop-size 10 --threads 1"
+SEARCH = "search digits --engine reference --count 6 --evaluations 80 --pop-size 10 --threads 1"
 STUDY = """problems = ["digits-bops"]
 algorithms = ["nsga2", "random", "guided"]
 seeds = 4
@@ -56,7 +56,7 @@ MARK = "EVOQ_FAULT"
 """Environment variable by which the processes of a command are found."""
 GONE_IN = 10.0
 """Seconds in which the workers of a killed command must be gone."""
-AGAIN = 0.6
+AGAIN = 0.85
 """Probability that a killed command is killed once more before it may end."""
 ROOT = Path(__file__).resolve().parent
 
@@ -258,9 +258,11 @@ class Bench:
         """Kill a command once; None where it ended before."""
         child = self.start(words, mark)
         moment = self.rng.uniform(0, seconds)
-        time.sleep(moment)
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return None
+        deadline = time.monotonic() + moment
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return None
         victims = []
         if scenario.workers and self.rng.random() < 0.5:
             victims = marked("dask" if scenario.workers == "dask" else mark, "spawn_main")
@@ -271,9 +273,9 @@ class Bench:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         deadline = time.monotonic() + GONE_IN
-        while (left := marked(mark)) and time.monotonic() < deadline:
+        while (orphans := marked(mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return {"moment": moment, "victim": "command", "wrong": [f"process {pid} outlives it" for pid in left]}
+        return {"moment": moment, "victim": "command", "wrong": [f"process {pid} outlives it" for pid in orphans]}
 
     def cut(self, name: str, scenario: Scenario) -> Iterator[dict[str, Any]]:
         """Give one row for each power cut, without end."""

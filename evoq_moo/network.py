@@ -62,6 +62,9 @@ from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
 
 logger = logging.getLogger("evoq_moo")
 
+_capturing = threading.Lock()
+"""torch.export fails, or not, where two threads use it at once; the engine, and the last bits, would hang on it."""
+
 PINNED_BITS = 8
 """Bit-width of pinned layers: the field's habit for the first and last layer."""
 
@@ -363,6 +366,10 @@ class QuantizedNetwork:
     @property
     def engine(self) -> Engine:
         """The engine that computes policies, made on first use."""
+        with _capturing:
+            return self._made_engine()
+
+    def _made_engine(self) -> Engine:
         if self._engine is None:
             if self.engine_name == IntegerEngine.name:
                 self._engine = self._integer_engine()

@@ -69,7 +69,7 @@ class TestSystem:
         real = _files.make_folder
 
         def full(folder):
-            if folder.name == "full":
+            if folder == tmp_path / "full":
                 raise OSError(errno.ENOSPC, "No space left on device")
             real(folder)
 
@@ -118,7 +118,8 @@ class TestSystem:
 
 
 class TestReadOnly:
-    def test_show_report_and_resuming_a_finished_run(self, command, run_folder, tmp_path, locked_folder):
+    def test_show_report_and_resuming_a_finished_run(self, command, run_folder, tmp_path, locked_folder, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "500")
         report = tmp_path / "r.html"
         assert command("report", run_folder, "-o", report)[0] == 0
         assert command(*SEARCH, "-o", run_folder)[0] == 0

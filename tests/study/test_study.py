@@ -50,7 +50,7 @@ def test_threads_run_on_shared_problems_and_leave_them_alone(tmp_path):
     """Runs patched the problem's `_evaluate` and `sensitivity`, and deleted them under other runs."""
     shared = get_problem("digits-bops")
     before = dict(vars(shared))
-    options = {"problems": {"shared": shared}, "algorithms": ["random", "guided", "surrogate"], "budget": 90}
+    options = {"problems": {"shared": shared}, "algorithms": ["random", "guided", "surrogate"], "budget": 130}
     serial = study(tmp_path / "serial", **options).run()
     with ThreadPoolExecutor(4) as executor:
         threads = study(tmp_path / "threads", executor=executor, **options).run()
