@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evoq_moo.cost import policy_cost
-from evoq_moo.errors import ArgumentError, BitWidthError, UnknownNameError
+from evoq_moo.errors import ArgumentError, BitWidthError, EvoqError, UnknownNameError
 from evoq_moo.space import ALLOWED_BITS, LayerInfo, Policy, SearchSpace
 
 LAYERS = tuple(LayerInfo(name=f"features.{i}", kind="Conv2d", params=10 * i + 1, macs=100 * i + 1) for i in range(4))
