@@ -24,7 +24,7 @@ from evoq_moo._setup import (
     tabulate,
     tensor_bytes,
 )
-from evoq_moo.cost import Cost, policy_cost
+from evoq_moo.costs import CostValues, PolicyCost, policy_cost
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT, Metric, resolve
 from evoq_moo.engines import (
     Engine,
@@ -46,18 +46,15 @@ PINNED_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(CostValues):
     """What one policy costs and changes.
 
     Attributes:
         difference: Output difference to the pre-trained network on the samples, in the metric's unit.
-        size_mib: Size of the quantized weights (MiB).
-        gbops: Bit operations (10^9 BOPs).
+        costs: Every cost that needs no table, by name.
     """
 
     difference: float
-    size_mib: float
-    gbops: float
 
 
 class QuantizedModule(nn.Module):
@@ -185,7 +182,7 @@ class QuantizedNetwork:
         )
         self.engine_name = self._chosen_engine(engine)
         # A metric that can't judge this network's output should say so now, not after an hour of search.
-        self._measure(self.float_heads)
+        self.difference_between(self.float_heads)
         products = arithmetic_of(self.engine_name)
         self.fingerprint = digest(
             self.identity.encode(),
@@ -222,18 +219,17 @@ class QuantizedNetwork:
     def engine(self) -> Engine:
         """The engine that computes policies, made on first use."""
         if self._engine is None:
-            network = copy.deepcopy(self.network)
-            if self.engine_name == IntegerEngine.name:
-                self._engine = IntegerEngine(network=network, samples=self.samples, ranges=self.ranges, pool=self._pool)
-            else:
-                self._engine = ReferenceEngine(
-                    network=network,
-                    samples=self.samples,
-                    ranges=self.ranges,
-                    batch_size=self._batch_size,
-                    pool=self._pool,
-                )
+            self._engine = self.engine_on(self.samples)
         return self._engine
+
+    def engine_on(self, samples: Tensor) -> Engine:
+        """Return a new engine that computes policies on some samples, with the ranges of all."""
+        network = copy.deepcopy(self.network)
+        if self.engine_name == IntegerEngine.name:
+            return IntegerEngine(network=network, samples=samples, ranges=self.ranges, pool=self._pool)
+        return ReferenceEngine(
+            network=network, samples=samples, ranges=self.ranges, batch_size=self._batch_size, pool=self._pool
+        )
 
     def set_threads(self, threads: int | None) -> None:
         """Compute this many micro-batches at once from now on; None for one a core. Results stay the same.
@@ -244,24 +240,26 @@ class QuantizedNetwork:
         self._pool = ComputePool(threads=threads)
         self._engine = None
 
-    def _measure(self, heads: list[Tensor]) -> float:
-        value = self._pool.run(lambda: float(self._difference(self.float_heads, heads)))
-        if not math.isfinite(value):
-            raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
-        return value
-
     @property
     def pool(self) -> ComputePool:
         """Where micro-batches run."""
         return self._pool
 
-    def difference_between(self, heads: list[Tensor]) -> float:
-        """Return the difference of outputs on the samples, float32 `(samples, ...)` each, to the float network's.
+    def difference_between(self, heads: list[Tensor], float_heads: list[Tensor] | None = None) -> float:
+        """Return the difference of outputs, float32 `(samples, ...)` each, to the float network's.
+
+        Args:
+            heads: The outputs.
+            float_heads: Those of the float network on the same samples; None for those on all samples.
 
         Raises:
             NonFiniteError: The metric gives NaN or infinity.
         """
-        return self._measure(heads)
+        reference = self.float_heads if float_heads is None else float_heads
+        value = self._pool.run(lambda: float(self._difference(reference, heads)))
+        if not math.isfinite(value):
+            raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
+        return value
 
     def difference_of(self, bits: npt.ArrayLike) -> float:
         """Return the output difference of bit-widths `(layers, 2)`, whether or not the space holds them.
@@ -272,7 +270,7 @@ class QuantizedNetwork:
         array = Policy.from_array(self.space.layer_names, bits).to_array()
         with self._lock:
             heads = self.engine.heads(array)
-        return self._finite_difference(heads, array)
+        return self.finite_difference(heads, array)
 
     def scan(self, bits: npt.ArrayLike) -> Iterator[float]:
         """Give the output difference of many bit-widths `(policies, layers, 2)` that leave most layers in float.
@@ -286,13 +284,18 @@ class QuantizedNetwork:
         array = np.asarray(bits, dtype=np.int64)
         with self._lock:
             for policy, heads in zip(array, self.engine.scan(array), strict=True):
-                yield self._finite_difference(heads, policy)
+                yield self.finite_difference(heads, policy)
 
-    def _finite_difference(self, heads: list[Tensor], bits: IntArray) -> float:
+    def finite_difference(self, heads: list[Tensor], bits: IntArray, float_heads: list[Tensor] | None = None) -> float:
+        """Return the difference of the outputs under bit-widths `(layers, 2)`, as :meth:`difference_between`.
+
+        Raises:
+            NonFiniteError: The outputs hold NaN or infinity (the message names the first layer), or the metric does.
+        """
         if not all(head.isfinite().all() for head in heads):
             policy = Policy.from_array(self.space.layer_names, bits)
             check_finite(heads, self.apply(policy).network, self._batches, f"the network under {bits.tolist()}")
-        return self._measure(heads)
+        return self.difference_between(heads, float_heads)
 
     def evaluate(self, policy: Policy) -> Evaluation:
         """Return the difference and costs of one policy.
@@ -300,10 +303,10 @@ class QuantizedNetwork:
         Raises:
             ArgumentError: The policy is of another network's layers.
         """
-        cost = self.cost(policy)
-        return Evaluation(difference=self.difference_of(policy.to_array()), size_mib=cost.size_mib, gbops=cost.gbops)
+        costs = self.cost(policy).costs
+        return Evaluation(difference=self.difference_of(policy.to_array()), costs=costs)
 
-    def cost(self, policy: Policy) -> Cost:
+    def cost(self, policy: Policy) -> PolicyCost:
         """Return the costs of one policy; needs no computation of the network.
 
         Raises:
