@@ -12,21 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evoq_moo._files import read_json, write_atomically
 from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
+from evoq_moo.costs import Cost, MeasuredCost, checked_budgets, cost_class, name_of
 from evoq_moo.errors import ArgumentError, FormatError, check_name
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.latency import LatencyTable
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.recipe import Recipe
 from evoq_moo.sensitivity_scan import measure_sensitivity
+from evoq_moo.space import QUANTIZED_BITS
 
 FORMAT = "evoq-moo/run"
-UNIFORM_BITS = (8, 6, 5, 4, 3, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class RunSettings:
         budgets: Its limits.
         pop_size: Population size.
         seed: Seed of the search.
-        latency: File of a latency table; None for none.
+        costs: For the costs that are read from a table, their files.
         calibrate: ``"light"``: search networks after light calibration; None: as they are.
     """
 
@@ -48,15 +50,18 @@ class RunSettings:
     budgets: Mapping[str, float] = field(default_factory=dict)
     pop_size: int = 40
     seed: int = 0
-    latency: str | None = None
+    costs: Mapping[str, str] = field(default_factory=dict)
     calibrate: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what no part checks before long work starts.
+        """Check what no part checks before long work starts; budgets get the names of what they limit.
 
         Raises:
-            UnknownNameError: `calibrate` is unknown.
+            UnknownNameError: `calibrate`, an objective or a budget is unknown.
+            ArgumentError: A limit is not a positive number.
         """
+        object.__setattr__(self, "objectives", tuple(name_of(name, "objectives") for name in self.objectives))
+        object.__setattr__(self, "budgets", checked_budgets(self.budgets))
         if self.calibrate is not None:
             check_name("calibrate", self.calibrate, IN_LOOP)
 
@@ -68,9 +73,29 @@ class RunSettings:
             "budgets": dict(self.budgets),
             "pop_size": self.pop_size,
             "seed": self.seed,
-            **({} if self.latency is None else {"latency": str(Path(self.latency).resolve())}),
+            **{name: str(Path(file).resolve()) for name, file in self.costs.items()},
             **({} if self.calibrate is None else {"calibrate": self.calibrate}),
         }
+
+
+def load_costs(files: Mapping[str, str]) -> tuple[Cost, ...]:
+    """Read the tables of costs.
+
+    Args:
+        files: For names of costs, their files.
+
+    Raises:
+        ArgumentError: A cost has no table.
+        UnknownNameError: Not a cost.
+        EvoqError: As the tables.
+    """
+    costs = []
+    for name, file in files.items():
+        found = cost_class(name)
+        if not issubclass(found, MeasuredCost):
+            raise ArgumentError(f"costs: given a table of {name}; allowed: of costs that are read from one")
+        costs.append(found.load(file))
+    return tuple(costs)
 
 
 def execute(
@@ -100,14 +125,14 @@ def execute(
         EvoqError: As the parts.
     """
     folder = Path(folder)
-    latency = None if settings.latency is None else LatencyTable.load(settings.latency)
+    costs = load_costs(settings.costs)
     _claim(folder, settings)
     network = settings.recipe(threads=threads, progress=progress)
     problem = MixedPrecisionProblem(
         network,
         objectives=settings.objectives,
         budgets=settings.budgets,
-        latency=latency,
+        costs=costs,
         store=folder / "evaluations.sqlite",
         workers=workers,
         calibrate=settings.calibrate,
@@ -137,6 +162,8 @@ def _claim(folder: Path, settings: RunSettings) -> None:
         found = read_json(path, format_name=FORMAT, version=1).get("settings")
         if not isinstance(found, dict):
             raise FormatError(f"{path}: holds no settings")
+        # Runs of version 0.1 name some budgets by their columns.
+        found = {**found, "budgets": checked_budgets(found.get("budgets", {}))}
         differences = _differences(found, asked)
         if differences:
             raise ArgumentError(
@@ -162,17 +189,13 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
 def _draw(front: ParetoFront, problem: MixedPrecisionProblem, path: Path) -> None:
     if len(front.objectives) < 2 or "difference" not in front.objectives:
         return
-    uniform = []
-    for bits in UNIFORM_BITS:
-        policy = problem.network.uniform(bits)
-        value = float(problem.evaluator.differences(policy.to_array()[None])[0])
-        cost = problem.network.cost(policy)
-        latency = None
-        if problem.latency is not None:
-            latency = float(problem.latency.of(problem.space.layers, policy.to_array()))
-        uniform.append(
-            FrontPoint(policy=policy, difference=value, size_mib=cost.size_mib, gbops=cost.gbops, latency_ms=latency)
-        )
+    space = problem.space
+    rows = np.unique([space.uniform(bits) for bits in QUANTIZED_BITS], axis=0)
+    rows = rows[problem.known(rows)]  # a picture costs no evaluation
+    values = problem.values(rows, all_values=True)
+    uniform = [
+        FrontPoint.of(space.policy(x), values, i) for i, x in enumerate(rows) if values["difference"][i] < np.inf
+    ]
     axes = new_axes()
     plot_front(front, ax=axes, uniform=uniform)
     save_axes(axes, path)

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pymoo.core.problem import Problem
 
 from evoq_moo._files import write_atomically
+from evoq_moo._loop import BudgetSpentError, Record
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
 from evoq_moo.study._algorithms import Search
 from evoq_moo.study._problems import ProblemEntry, open_problem
-from evoq_moo.study._record import BudgetSpentError, Record
 from evoq_moo.study._sensitivity import sensitivity_for
 
 FORMAT = "evoq-moo/study-run"
@@ -74,9 +75,10 @@ class Run:
     def archive(self) -> FloatArray:
         """Objectives of every evaluation, float64 `(evaluations, objectives)`.
 
-        Infinite where a policy is infeasible, and where the evaluation is of none: scan and screenings.
+        Infinite where a policy is infeasible or has no difference, and where the evaluation is of none: scan and
+        screenings.
         """
-        feasible = np.asarray(self.G <= 0).all(axis=1)
+        feasible = np.asarray(self.G <= 0).all(axis=1) & np.isfinite(self.F).all(axis=1)
         archive = np.full((int(self.counts.max(initial=self.paid)), self.F.shape[1]), np.inf)
         archive[self.counts[feasible] - 1] = self.F[feasible]
         return archive
@@ -211,7 +213,7 @@ def execute_run(key: RunKey, entry: ProblemEntry, search: Search, store: str | N
     )
     if not isinstance(problem, MixedPrecisionProblem):
         return RunResult(run=run)
-    fingerprint = problem.network.fingerprint
+    fingerprint = problem.evaluator.network.fingerprint
     if problem.evaluator.store.path == store:
         return RunResult(run=run, fingerprint=fingerprint)
     keys = [policy_key(bits) for bits in problem.space.decode(X)]
@@ -223,7 +225,7 @@ def execute_run(key: RunKey, entry: ProblemEntry, search: Search, store: str | N
 class _Clock:
     """Adds up the time a problem spends in `_evaluate` while the context lasts."""
 
-    def __init__(self, problem: Any) -> None:
+    def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.seconds = 0.0
 

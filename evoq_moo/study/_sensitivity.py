@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pymoo.core.problem import Problem
+
 from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity import SensitivityTable
@@ -11,7 +13,7 @@ from evoq_moo.sensitivity_scan import Method, measure_sensitivity, scan_policies
 
 
 @contextmanager
-def sensitivity_for(problem: Any, search: Any) -> Iterator[int]:
+def sensitivity_for(problem: Problem, search: Any) -> Iterator[int]:
     """Give a problem the table that a search reads, for as long as the context lasts.
 
     Args:
@@ -41,7 +43,7 @@ def sensitivity_for(problem: Any, search: Any) -> Iterator[int]:
             problem.sensitivity = before
 
 
-def _table(problem: Any, method: Method) -> SensitivityTable:
+def _table(problem: Problem, method: Method) -> SensitivityTable:
     """Return a problem's table, measured where it is a real network's (from the store if known)."""
     if isinstance(problem, MixedPrecisionProblem):
         return measure_sensitivity(problem.network, evaluator=problem.evaluator, method=method, progress=False)
@@ -50,7 +52,7 @@ def _table(problem: Any, method: Method) -> SensitivityTable:
     return sparse_table(table) if method == "sparse" else table
 
 
-def check_sensitivity_of(problem: Any) -> None:
+def check_sensitivity_of(problem: Problem) -> None:
     """Raise unless a problem has a sensitivity table, or one can be measured.
 
     Raises:

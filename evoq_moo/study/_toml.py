@@ -9,11 +9,12 @@ from typing import Any
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, check_name
 from evoq_moo.problems import get_problem
 from evoq_moo.recipe import Recipe
+from evoq_moo.run import load_costs
 from evoq_moo.study._algorithms import Search, imported_algorithm, named_algorithm
 from evoq_moo.study._problems import NetworkProblem, ProblemEntry
 
 KEYS = ("problems", "algorithms", "seeds", "budget", "path", "charge_scan", "problem", "algorithm")
-_PROBLEM_KEYS = (*(f.name for f in fields(Recipe)), "objectives", "budgets", "reference")
+_PROBLEM_KEYS = (*(f.name for f in fields(Recipe)), "objectives", "budgets", "costs", "reference")
 _ALGORITHM_KEYS = ("name", "pop_size", "function", "uses_sensitivity")
 _FILES = ("weights", "samples")
 
@@ -23,9 +24,10 @@ def read_study(file: str | Path) -> dict[str, Any]:
 
     ``problems`` and ``algorithms`` are lists of names, ``seeds`` a number (0 to it) or a list, ``budget``, ``path`` and
     ``charge_scan`` as the study takes them. A table ``[problem.NAME]`` describes a real network (the fields of
-    :class:`~evoq_moo.recipe.Recipe`, `objectives`, `budgets`, and as `reference` the problem of the suite whose frozen
-    reference it is measured against), ``[algorithm.NAME]`` one of our algorithms (`name`, `pop_size`) or a function
-    that makes one (`function = "module:function"`, `uses_sensitivity`). Paths are relative to the file.
+    :class:`~evoq_moo.recipe.Recipe`, `objectives`, `budgets`, `costs` (files of tables by name), and as `reference` the
+    problem of the suite whose frozen reference it is measured against), ``[algorithm.NAME]`` one of our algorithms
+    (`name`, `pop_size`) or a function that makes one (`function = "module:function"`, `uses_sensitivity`). Paths are
+    relative to the file.
 
     Args:
         file: The TOML file.
@@ -71,6 +73,10 @@ def _problem(name: str, tables: dict[str, Any], folder: Path) -> ProblemEntry:
     options: dict[str, Any] = {key: table.pop(key) for key in ("objectives", "budgets") if key in table}
     if "objectives" in options:
         options["objectives"] = tuple(options["objectives"])
+    tables_of_costs = table.pop("costs", {})
+    if not isinstance(tables_of_costs, dict):
+        raise ArgumentError(f"problem.{name}: costs: given {tables_of_costs!r}; allowed: files by the names of costs")
+    options["costs"] = load_costs({cost: str(folder / str(file)) for cost, file in tables_of_costs.items()})
     reference = table.pop("reference", None)
     return NetworkProblem(
         name=name,
