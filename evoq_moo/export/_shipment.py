@@ -11,7 +11,7 @@ from evoq_moo._setup import check_samples, digest, network_fingerprint, tensor_b
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._parameters import LayerParameters, parameters_of
-from evoq_moo.cost import Cost, policy_cost
+from evoq_moo.costs import PolicyCost, policy_cost
 from evoq_moo.engines.reference import QuantizedLayer
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.network import QuantizedModule
@@ -51,7 +51,7 @@ class Shipment:
         """The maps of the heads, none where all change nothing."""
         return () if all(m.is_identity for m in self.outputs) else self.outputs
 
-    def cost(self) -> Cost:
+    def cost(self) -> PolicyCost:
         """Return the size (MiB) and overhead (MiB) of the weights; bit operations are not known here and 0."""
         return policy_cost([_info(p) for p in self.layers], self.policy.to_array())
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from evoq_moo._files import read_json
 from evoq_moo.calibration import CalibrationReport
+from evoq_moo.costs import checked_budgets, cost_names
 from evoq_moo.errors import FormatError, MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.latency import LatencyTable
 from evoq_moo.run import FORMAT as RUN_FORMAT
+from evoq_moo.run import load_costs
 from evoq_moo.sensitivity import SensitivityTable
 
 from ._known import KnownPolicies
@@ -80,7 +81,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None) -> RunDa
         sensitivity = SensitivityTable.load(path / "sensitivity.json")
     known = _known(path, settings, sensitivity, front)
     if front is None:
-        front, note = _front_so_far(known, settings, sensitivity)
+        front, note = _front_so_far(known, sensitivity)
         notes.append(note)
     return RunData(
         name=path.resolve().name,
@@ -103,7 +104,8 @@ def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
 
 
 def _settings(found: object) -> dict[str, Any]:
-    return dict(found) if isinstance(found, dict) else {}
+    settings = dict(found) if isinstance(found, dict) else {}
+    return {**settings, "budgets": checked_budgets(settings.get("budgets", {}))}
 
 
 def _known(
@@ -114,18 +116,21 @@ def _known(
         return None
     objectives = front.objectives if front else tuple(settings.get("objectives", ("difference", "bops")))
     fingerprint = front.provenance.get("fingerprint") if front else None
-    latency = LatencyTable.load(settings["latency"]) if settings.get("latency") else None
-    return KnownPolicies.read(store, sensitivity.space, objectives, fingerprint=fingerprint, latency=latency)
+    return KnownPolicies.read(
+        store,
+        sensitivity.space,
+        objectives,
+        fingerprint=fingerprint,
+        costs=load_costs({name: str(settings[name]) for name in cost_names() if settings.get(name)}),
+        budgets=settings.get("budgets", {}),
+    )
 
 
-def _front_so_far(
-    known: KnownPolicies | None, settings: dict[str, Any], sensitivity: SensitivityTable | None
-) -> tuple[ParetoFront | None, str]:
+def _front_so_far(known: KnownPolicies | None, sensitivity: SensitivityTable | None) -> tuple[ParetoFront | None, str]:
     begun = "The run is in progress, or was stopped before its end"
     if known is None:
         return None, f"{begun}: its sensitivity scan is not complete, so there is no front yet."
-    budgets = dict(settings.get("budgets", {}))
-    front = known.front(budgets)
+    front = known.front()
     if sensitivity is not None and "metric" not in front.provenance:
         front = ParetoFront(
             points=front.points,
@@ -133,7 +138,7 @@ def _front_so_far(
             provenance={**front.provenance, "metric": sensitivity.metric},
         )
     if not len(front):
-        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in budgets.items()) or "none"
+        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in known.budgets.items()) or "none"
         return front, f"{begun}: none of {len(known.X)} policies evaluated so far is within the budgets ({limits})."
     return front, f"{begun}: this is the front of the {len(known.X)} policies evaluated so far."
 
