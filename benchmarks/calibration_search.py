@@ -113,7 +113,7 @@ def main(
         problem = MixedPrecisionProblem(
             network,
             objectives=["difference"],
-            budgets={"size_mib": cost.size_mib, "bops": cost.gbops},
+            budgets=cost.costs,
             store=output / f"{name}.sqlite",
             calibrate="light" if in_loop else None,
         )

@@ -44,7 +44,7 @@ from scipy.stats import wilcoxon
 import evoq_moo as evoq
 from evoq_moo.analysis import attainment_surfaces, log_difference, normalized_hypervolume
 from evoq_moo.baselines import additive_front, additive_optimum, budget_grid, random_policies, spread
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.costs import as_cost
 from evoq_moo.operators import (
     BitWidthRepair,
     FrontAwareCrossover,
@@ -63,7 +63,6 @@ from evoq_moo.sensitivity_scan import scan_policies
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()
 LOG_DIFFERENCE = (-6.5, 1.0)
-COST_NAMES = {"bops": "gbops", "size": "size_mib"}
 POINTS = 80
 """Points of a curve that are kept."""
 ILP = "additive integer program"
@@ -134,13 +133,12 @@ def lookups(table: SensitivityTable, cost: str, evaluations: int, seed: int) -> 
 
     The additive model's own do not depend on the seed and run once.
     """
-    name = COST_NAMES[cost]
     scan = int(table.allowed.sum())
-    found = {"random, budget-matched": (0, random_policies(table.space, evaluations, seed, cost=name))}
+    found = {"random, budget-matched": (0, random_policies(table.space, evaluations, seed, cost=cost))}
     if seed == 0:
-        path = greedy_path(table, name)
+        path = greedy_path(table, cost)
         rows = np.unique(np.linspace(0, len(path) - 1, evaluations - scan).round().astype(int))
-        front = additive_front(table, cost=name, progress=False)
+        front = additive_front(table, cost=cost, progress=False)
         optima = [additive_optimum(table, budgets=budget) for budget in budgets_of(table, cost)]
         found |= {
             "additive front": (scan, spread(front, evaluations - scan)),
@@ -152,13 +150,12 @@ def lookups(table: SensitivityTable, cost: str, evaluations: int, seed: int) -> 
 
 def budgets_of(table: SensitivityTable, cost: str) -> list[dict[str, float]]:
     """Return the 8 budgets, evenly spread between the narrowest and the widest policy's cost, both left out."""
-    return budget_grid(table.space, cost=COST_NAMES[cost], n=10)[1:-1]
+    return budget_grid(table.space, cost=cost, n=10)[1:-1]
 
 
 def box(problem: MixedPrecisionProblem, cost: str) -> tuple[Any, Any]:
     """Return the frozen ideal and reference point."""
-    ends = problem.space.decode(np.stack([problem.space.lower, problem.space.upper]))
-    low, high = cost_matrix(problem.space.layers, ends)[:, COSTS.index(COST_NAMES[cost])]
+    low, high = as_cost(cost).bounds(problem.space)
     return np.array([LOG_DIFFERENCE[0], low]), np.array([LOG_DIFFERENCE[1], high])
 
 
@@ -332,7 +329,7 @@ def surfaces(
                 fronts[row["method"]].append(np.array(row["front"])[:, ::-1])
             budgets = row["budgets"]
     found = {method: attainment_surfaces(runs, percentiles=(25, 50, 75)) for method, runs in fronts.items()}
-    shown = Table("method", "seeds", *(f"{budget:.4g}" for budget in budgets), title=f"{name}, {COST_NAMES[cost]}")
+    shown = Table("method", "seeds", *(f"{budget:.4g}" for budget in budgets), title=f"{name}, {cost}")
     for method, (_, median, _) in found.items():
         attained = [median.points[median.points[:, 0] <= budget * (1 + 1e-12), 1] for budget in budgets]
         cells = (f"{part.min():.2g}" if len(part) else "-" for part in attained)

@@ -25,9 +25,8 @@ from rich.console import Console
 
 import evoq_moo as evoq
 from evoq_moo._files import write_atomically
-from evoq_moo._genes import gene_tables
 from evoq_moo.baselines import AdditiveFront, additive_front, spread
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.costs import Cost, gene_tables, known_costs
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.operators.sampling import STEPS
 from evoq_moo.sensitivity import SensitivityTable
@@ -52,11 +51,10 @@ def recipe_of(name: str) -> evoq.Recipe:
     return dataclasses.replace(recipe_for(name), count=SAMPLES.get(name, 50), **images)
 
 
-def front_of(table: SensitivityTable, cost: str) -> AdditiveFront:
+def front_of(table: SensitivityTable, cost: Cost) -> AdditiveFront:
     """Return the additive front, in steps fine enough for any use here."""
-    space = table.space
-    ends = cost_matrix(space.layers, space.decode(np.stack([space.lower, space.upper])))[:, COSTS.index(cost)]
-    return additive_front(table, cost=cost, resolution=float(ends[1] - ends[0]) / STEPS, progress=False)
+    low, high = cost.bounds(table.space)
+    return additive_front(table, cost=cost, resolution=(high - low) / STEPS, progress=False)
 
 
 def random_levels(space: SearchSpace, rng: np.random.Generator) -> Vectors:
@@ -87,7 +85,7 @@ def policies(table: SensitivityTable, n: int) -> tuple[Vectors, np.ndarray[Any, 
     """Return the first `n` vectors of the sequence, and the index into `KINDS` of each."""
     rng = np.random.default_rng(SEED)
     space = table.space
-    points = np.concatenate([spread(front_of(table, cost), FRONT_POINTS) for cost in COSTS])
+    points = np.concatenate([spread(front_of(table, cost), FRONT_POINTS) for cost in known_costs()])
     X, kinds = [], []
     for _ in range(n):
         kind = int(rng.choice(len(KINDS), p=SHARES))

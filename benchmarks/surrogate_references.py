@@ -13,7 +13,7 @@ from surrogate_data import front_of
 from evoq_moo.analysis import FrozenReference, nondominated
 from evoq_moo.analysis._reference import log_scale
 from evoq_moo.baselines import spread_rows
-from evoq_moo.cost import COSTS
+from evoq_moo.costs import as_cost, known_costs
 from evoq_moo.problems._suite import VARIANTS, variant_budgets
 from evoq_moo.problems.surrogate import Surrogate, SurrogateProblem
 
@@ -74,7 +74,7 @@ def reference_of(surrogate: Surrogate, variant: str, *, rounds: int, points: int
     objectives = VARIANTS[variant]
     table = surrogate.sensitivity
     if variant.startswith("additive"):
-        cost = COSTS[0] if "size" in objectives else COSTS[1]
+        cost = as_cost("size" if "size" in objectives else "bops")
         front = front_of(table, cost)
         rows = spread_rows(front, REFERENCE_POINTS)
         F = np.column_stack([front.differences[rows], front.costs[rows]])
@@ -83,7 +83,7 @@ def reference_of(surrogate: Surrogate, variant: str, *, rounds: int, points: int
     else:
         problem = SurrogateProblem(surrogate, objectives=objectives, budgets=variant_budgets(surrogate, variant))
         points *= len(objectives) - 1
-        starts = [front_of(table, cost) for cost in COSTS]
+        starts = [front_of(table, cost) for cost in known_costs()]
         X = np.concatenate([front.vectors(spread_rows(front, 1000)) for front in starts])
         X = np.concatenate([X, table.space.lower[None], table.space.upper[None]])
         X = pareto_local_search(problem, X, points=points, rounds=rounds, seed=0)

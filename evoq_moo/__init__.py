@@ -11,14 +11,13 @@ from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
 from evoq_moo.calibration import CalibratedNetwork, calibrate
 from evoq_moo.choosing import Choice, choose_by_accuracy
-from evoq_moo.cost import Cost
+from evoq_moo.costs import Cost, LatencyTable, PolicyCost
 from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
 from evoq_moo.distill import distill_samples
 from evoq_moo.errors import EvoqError
 from evoq_moo.export._load import load
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.latency import LatencyTable
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.recipe import Recipe
@@ -46,6 +45,7 @@ __all__ = [
     "LayerInfo",
     "ParetoFront",
     "Policy",
+    "PolicyCost",
     "Preprocess",
     "QuantizedModule",
     "QuantizedNetwork",

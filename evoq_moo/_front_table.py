@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
+from evoq_moo.costs import cost_class, cost_names
+
 if TYPE_CHECKING:
     from evoq_moo.front import ParetoFront
 
@@ -16,11 +18,9 @@ def front_table(front: "ParetoFront", *, title: str | None, max_rows: int | None
     table = Table(title=title)
     table.add_column("#", justify="right")
     table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
-    table.add_column("size (MiB)", justify="right")
-    table.add_column("GBOPs", justify="right")
-    timed = any(point.latency_ms is not None for point in front.points)
-    if timed:
-        table.add_column("latency (ms)", justify="right")
+    costs = [cost_class(name) for name in cost_names() if any(name in point.costs for point in front.points)]
+    for cost in costs:
+        table.add_column(f"{cost.name} ({cost.unit})", justify="right")
     table.add_column("mean W bits", justify="right")
     table.add_column("mean A bits", justify="right")
     table.add_column("")
@@ -37,9 +37,7 @@ def front_table(front: "ParetoFront", *, title: str | None, max_rows: int | None
         table.add_row(
             str(i),
             f"{point.difference:.3g}",
-            f"{point.size_mib:.4g}",
-            f"{point.gbops:.4g}",
-            *([f"{point.value('latency'):.4g}"] if timed else []),
+            *(f"{point.costs[cost.name]:.4g}" if cost.name in point.costs else "" for cost in costs),
             f"{np.mean(policy.weight_bits):.2f}",
             f"{np.mean(policy.activation_bits):.2f}",
             "knee" if policy == knee else "",

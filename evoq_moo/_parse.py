@@ -11,7 +11,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def parse_budgets(texts: list[str]) -> dict[str, float]:
-    """Return budgets of texts like ``bops<=5`` or ``size_mib<=2.5``.
+    """Return budgets of texts like ``bops<=5`` or ``size<=2.5``.
 
     Raises:
         ArgumentError: Not such a text, or the same budget twice.
@@ -24,7 +24,7 @@ def parse_budgets(texts: list[str]) -> dict[str, float]:
         except ValueError:
             limit = math.nan
         if not sign or not math.isfinite(limit):
-            raise ArgumentError(f"budget: given {text!r}; allowed: like 'bops<=5', 'size_mib<=2' or 'difference<=0.01'")
+            raise ArgumentError(f"budget: given {text!r}; allowed: like 'bops<=5', 'size<=2' or 'difference<=0.01'")
         if name in budgets:
             raise ArgumentError(f"budget: given {name} twice")
         budgets[name] = limit

@@ -12,7 +12,8 @@ from evoq_moo.choosing import (
     by_pseudo_weights,
     knee_by_angle,
 )
-from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.costs import checked_budgets, objective_names
+from evoq_moo.errors import ArgumentError
 from evoq_moo.space import Policy
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
 
 def row_by_text(front: "ParetoFront", how: str) -> tuple[int, str]:
     """Return the row of a front that :meth:`ParetoFront.choose` gives for a text, and the sentence that says why."""
-    from evoq_moo.front import OBJECTIVES
-
     names = ", ".join(front.objectives)
     bend = knee_by_angle(front.scaled()) if how == "knee-angle" else None
     if "<=" in how or "=" in how:
         return _row_by_values(front, how, names)
-    if how in OBJECTIVES:
+    if how in objective_names():
         row, reason = _row(front, front.best(how)), f"Of all {len(front)} points this one has the smallest {how}."
     elif how == "hypervolume":
         row = by_hypervolume_contribution(front.scaled())
@@ -50,9 +49,7 @@ def row_by_text(front: "ParetoFront", how: str) -> tuple[int, str]:
 def _row_by_values(front: "ParetoFront", how: str, names: str) -> tuple[int, str]:
     kind, _, text = how.partition("=")
     if "<=" in how:
-        limits = parse_budgets(how.split(","))
-        for name in limits:
-            check_name("pick", name, ("difference", "size_mib", "bops", "latency_ms"))
+        limits = checked_budgets(parse_budgets(how.split(",")))
         wanted = "difference"
         if "difference" in limits:
             wanted = next((name for name in front.objectives if name != "difference"), "difference")

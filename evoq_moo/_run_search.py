@@ -9,13 +9,14 @@ import moocore
 import numpy as np
 from pymoo.core.algorithm import Algorithm
 
+from evoq_moo._loop import Record, run_algorithm
 from evoq_moo.analysis import log_difference, normalized_hypervolume
+from evoq_moo.costs import chosen_costs
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
 from evoq_moo.front import ParetoFront
-from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.problems import BitWidthProblem
 from evoq_moo.progress import track
 from evoq_moo.space import FloatArray, IntArray
-from evoq_moo.store import policy_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,78 +54,66 @@ class SearchRun:
     interrupted: bool
 
 
-def hypervolume_box(problem: MixedPrecisionProblem) -> tuple[FloatArray, FloatArray]:
-    """Return the ideal and reference point of a problem, each float64 `(objectives,)`.
+def hypervolume_box(problem: BitWidthProblem, F: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the ideal and reference point of a problem, each float64 `(objectives,)`; nothing is evaluated.
 
-    Our choice: costs between those of the narrowest and the widest policy; log10 of the difference between one
-    hundredth of the widest policy's and the narrowest policy's (or ten times the widest's, if that is more).
+    Our choice: costs between their smallest and largest on the space; log10 of the difference between one hundredth of
+    the smallest of some policies and the largest of them (or ten times the smallest, if that is more).
+
+    Args:
+        problem: The problem.
+        F: Finite objectives of the first policies of a search, one or more, `(n, objectives)`.
     """
-    values = problem.values(np.stack([problem.space.lower, problem.space.upper]), all_values=True)
-    ideal, reference = [], []
-    for name in problem.objectives:
-        narrow, wide = (float(v) for v in values[name])
+    ideal, reference = np.empty(problem.n_obj), np.empty(problem.n_obj)
+    for k, name in enumerate(problem.objectives):
         if name == "difference":
-            low, high = log_difference([wide, max(narrow, 10 * wide)])
-            ideal.append(low - 2)
-            reference.append(high)
+            least, most = F[:, k].min(), F[:, k].max()
+            low, high = log_difference([least, max(most, 10 * least)])
+            ideal[k], reference[k] = low - 2, high
         else:
-            ideal.append(narrow)
-            reference.append(wide)
-    return np.array(ideal), np.array(reference)
+            low, high = chosen_costs((name,), problem.costs, "objectives")[0].bounds(problem.space)
+            ideal[k], reference[k] = low, high if high > low else low + 1  # all policies share a constant cost
+    return ideal, reference
 
 
-class _Archive:
-    """Every vector a search asked for, and the values of those that are known."""
+class _Progress:
+    """How far a search is: a row for each generation."""
 
-    def __init__(self, problem: MixedPrecisionProblem) -> None:
+    def __init__(self, problem: BitWidthProblem, record: Record) -> None:
         self._problem = problem
-        self._ideal, self._reference = hypervolume_box(problem)
-        self._F: dict[bytes, FloatArray] = {}
-        self._feasible: dict[bytes, bool] = {}
-        self.X: dict[bytes, IntArray] = {}
+        self._record = record
+        self._box: tuple[FloatArray, FloatArray] | None = None
 
-    def add(self, X: IntArray, F: FloatArray, G: FloatArray | None) -> None:
-        """Take in evaluated vectors `(n, n_var)`, their objectives and, if there are budgets, their constraints."""
-        feasible = np.ones(len(X), dtype=bool)
-        if G is not None:
-            feasible = np.asarray((G <= 0).all(axis=1))
-        for x, f, ok in zip(np.asarray(X, dtype=np.int64), F, feasible, strict=True):
-            key = x.tobytes()
-            self.X.setdefault(key, x)
-            self._F[key] = f
-            self._feasible[key] = bool(ok)
-
-    def add_known(self, X: IntArray) -> None:
-        """Take in those of some vectors whose difference is in the store; nothing is computed."""
-        bits = self._problem.space.decode(X)
-        evaluator = self._problem.evaluator
-        keys = [policy_key(b) for b in bits]
-        known = evaluator.store.get(self._problem.network.fingerprint, keys)
-        kept = np.array([key in known for key in keys])
-        if kept.any():
-            found = self._problem.evaluate(X[kept], return_as_dictionary=True)
-            self.add(X[kept], found["F"], found.get("G"))
-
-    def feasible(self) -> list[IntArray]:
-        """Return the feasible vectors."""
-        return [x for key, x in self.X.items() if self._feasible[key]]
-
-    def row(self, evaluations: int) -> TraceRow:
-        """Return the state after so many evaluations."""
-        F = np.array([f for key, f in self._F.items() if self._feasible[key]]).reshape(-1, self._problem.n_obj)
-        hypervolume = float("nan")
-        if self._problem.n_obj > 1:
-            scaled = F.copy()
-            for i, name in enumerate(self._problem.objectives):
-                if name == "difference":
-                    scaled[:, i] = log_difference(F[:, i])
-            hypervolume = normalized_hypervolume(scaled, ideal=self._ideal, reference=self._reference)
+    def row(self) -> TraceRow:
+        """Return the state of the search so far."""
+        X, F, _ = self._record.arrays()
+        F = F[self._record.feasible()]
         front = int(moocore.is_nondominated(F, keep_weakly=False).sum()) if len(F) else 0
-        return TraceRow(evaluations=evaluations, policies=len(self.X), front=front, hypervolume=hypervolume)
+        return TraceRow(
+            evaluations=self._record.evaluations,
+            policies=len(np.unique(X, axis=0)),
+            front=front,
+            hypervolume=self._hypervolume(F),
+        )
+
+    def _hypervolume(self, F: FloatArray) -> float:
+        if self._problem.n_obj < 2:
+            return float("nan")
+        everything = self._record.arrays()[1]
+        defined = everything[np.isfinite(everything).all(axis=1)]
+        if self._box is None and len(defined):
+            self._box = hypervolume_box(self._problem, defined)
+        if self._box is None or not len(F):
+            return 0.0
+        scaled = F.copy()
+        for k, name in enumerate(self._problem.objectives):
+            if name == "difference":
+                scaled[:, k] = log_difference(F[:, k])
+        return normalized_hypervolume(scaled, ideal=self._box[0], reference=self._box[1])
 
 
 def run_search(
-    problem: MixedPrecisionProblem,
+    problem: BitWidthProblem,
     algorithm: Algorithm,
     *,
     evaluations: int = 1000,
@@ -140,7 +129,8 @@ def run_search(
     Args:
         problem: The problem; its store is what makes a search resumable.
         algorithm: A pymoo algorithm that was not run before; it is used up.
-        evaluations: How many evaluations the algorithm may ask for, known ones included.
+        evaluations: How many evaluations the algorithm may ask for, known ones included; the last generation is cut
+            where it has more.
         seed: Seed of the algorithm.
         progress: Show progress on a terminal.
         provenance: Plain JSON data to keep with the front.
@@ -153,61 +143,63 @@ def run_search(
     check_count("seed", seed, lowest=0)
     if not isinstance(algorithm, Algorithm) or algorithm.is_initialized:
         raise ArgumentError("algorithm: allowed: a pymoo algorithm that has not been run yet")
-    archive = _Archive(problem)
+    record = Record(problem, evaluations)
+    state = _Progress(problem, record)
     trace: list[TraceRow] = []
     interrupted = False
     start = time.time()
-    algorithm.setup(problem, termination=("n_eval", evaluations), seed=seed)
     with track(evaluations, "searching", enabled=progress) as bar:
-        computed = 0
+        shown = 0
 
         def on_result() -> None:
-            nonlocal computed
-            computed += 1
+            nonlocal shown
+            shown += 1
             bar.advance()
 
+        def on_generation() -> None:
+            nonlocal shown
+            trace.append(state.row())
+            bar.advance(record.evaluations - shown)  # what was found in the store counts too
+            shown = record.evaluations
+            bar.update(description=f"searching, hypervolume {trace[-1].hypervolume:.4f}")
+
         problem.on_result = on_result
-        pending: IntArray | None = None
         try:
-            while algorithm.has_next():
-                before, computed = algorithm.evaluator.n_eval, 0
-                generation = algorithm.ask()
-                if generation is None:  # no new offspring: the population holds every policy it can reach
-                    break
-                pending = generation.get("X")
-                algorithm.evaluator.eval(problem, generation, algorithm=algorithm)
-                algorithm.tell(infills=generation)
-                archive.add(*generation.get("X", "F", "G"))
-                trace.append(archive.row(algorithm.evaluator.n_eval))
-                # What was found in the store counts too.
-                bar.advance(algorithm.evaluator.n_eval - before - computed)
-                bar.update(description=f"searching, hypervolume {trace[-1].hypervolume:.4f}")
+            run_algorithm(algorithm, problem, record, seed, on_generation=on_generation)
         except KeyboardInterrupt:
             interrupted = True
-            if pending is not None:
-                archive.add_known(pending)
+            problem.on_result = None
+            asked = record.asked
+            if (known := problem.known(asked)).any():
+                record.evaluate(asked[known])
+                trace.append(state.row())
         finally:
             problem.on_result = None
-    feasible = archive.feasible()
-    if not feasible:
+    X, F, _ = record.arrays()
+    feasible = record.feasible()
+    vectors = np.array(list({x.tobytes(): x for x in X}.values()), dtype=np.int64).reshape(-1, problem.n_var)
+    without = int((~np.isfinite(F).all(axis=1)).sum())
+    if not feasible.any():
         raise InfeasibleBudgetError(
-            f"no policy within the budgets {problem.budgets} among {len(archive.X)} evaluated"
-            f"{' before the search was interrupted' if interrupted else ''}; they are kept in the store"
+            f"no policy within the budgets {problem.budgets} among {len(vectors)} evaluated"
+            f"{' before the search was interrupted' if interrupted else ''}"
+            f"{f' ({without} of them have no difference: NaN or infinite)' if without else ''}; they are kept in the "
+            "store"
         )
     details = {
-        "metric": problem.network.metric,
-        "fingerprint": problem.network.fingerprint,
+        **problem.provenance,
         "algorithm": type(algorithm).__name__,
         "seed": seed,
-        "evaluations": trace[-1].evaluations if trace else 0,
-        "policies": len(archive.X),
+        "evaluations": record.evaluations,
+        "policies": len(vectors),
+        **({"policies_without_difference": without} if without else {}),
         "seconds": round(time.time() - start, 2),
         "interrupted": interrupted,
         **(provenance or {}),
     }
     return SearchRun(
-        front=ParetoFront.from_vectors(problem, np.stack(feasible), provenance=details),
-        vectors=np.stack(list(archive.X.values())),
+        front=ParetoFront.from_vectors(problem, X[feasible], provenance=details),
+        vectors=vectors,
         trace=tuple(trace),
         interrupted=interrupted,
     )

@@ -46,6 +46,8 @@ Evaluations = Annotated[int, Meta(ge=0, le=MOST_EVALUATIONS)]
 """A number of evaluations."""
 Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 """A finite number."""
+Difference = Annotated[float, Meta(ge=-sys.float_info.max)]
+"""A finite number, or infinity: that of a policy without a difference."""
 Amount = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 """A finite number from 0: a cost, a time."""
 BitWidth = Annotated[int, Meta(ge=2, le=32)]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from evoq_moo._run_search import SearchRun, run_search
 from evoq_moo.algorithms import default_algorithm
+from evoq_moo.costs import Cost
 from evoq_moo.errors import check_count
-from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity_scan import measure_sensitivity
@@ -20,7 +20,7 @@ def search(
     *,
     objectives: Sequence[str] = ("difference", "bops"),
     budgets: Mapping[str, float] | None = None,
-    latency: LatencyTable | None = None,
+    costs: Sequence[Cost] = (),
     evaluations: int = 1000,
     pop_size: int = 40,
     seed: int = 0,
@@ -41,7 +41,7 @@ def search(
         network: The network.
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
-        latency: The same.
+        costs: The same.
         evaluations: Evaluations of the search, screenings counted as parts; the scan's, two for each gene, come on top.
         pop_size: Policies to start with; with one objective, the population size.
         seed: Seed of the search.
@@ -68,7 +68,7 @@ def search(
         network,
         objectives=objectives,
         budgets=budgets,
-        latency=latency,
+        costs=costs,
         store=store,
         workers=workers,
         executor=executor,

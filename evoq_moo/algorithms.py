@@ -9,7 +9,7 @@ from pymoo.core.algorithm import Algorithm
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.operators import SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover
-from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.problems import PolicyProblem
 from evoq_moo.screening import SurrogateSearch, supports
 from evoq_moo.sensitivity import SensitivityTable
 
@@ -46,15 +46,13 @@ class EvoQGA(GA):  # type: ignore[misc]
     def __init__(self, sensitivity: SensitivityTable, *, pop_size: int = 40) -> None:
         super().__init__(pop_size=check_count("pop_size", pop_size, lowest=2), **_operators(sensitivity))
 
-    def _setup(self, problem: Any, **kwargs: Any) -> None:
+    def _setup(self, problem: PolicyProblem, **kwargs: Any) -> None:
         if problem.n_obj != 1:
             raise ArgumentError(f"problem: given {problem.n_obj} objectives; EvoQGA takes one, with budgets")
         super()._setup(problem, **kwargs)
 
 
-def default_algorithm(
-    problem: MixedPrecisionProblem, sensitivity: SensitivityTable, *, pop_size: int = 40
-) -> Algorithm:
+def default_algorithm(problem: PolicyProblem, sensitivity: SensitivityTable, *, pop_size: int = 40) -> Algorithm:
     """Return our algorithm for a problem.
 
     :class:`SurrogateSearch` for the difference and one or two costs, :class:`EvoQGA` for one objective, and guided
@@ -70,7 +68,7 @@ def default_algorithm(
     """
     if problem.n_obj == 1:
         return EvoQGA(sensitivity, pop_size=pop_size)
-    if supports(problem):
+    if supports(problem.objectives):
         return SurrogateSearch(sensitivity, pop_size=pop_size)
     return guided_nsga2(sensitivity, pop_size=pop_size)
 
@@ -84,11 +82,10 @@ def _operators(sensitivity: SensitivityTable) -> dict[str, Any]:
 
 
 def uniform_budget(network: QuantizedNetwork, bits: int) -> dict[str, float]:
-    """Return the size (MiB) and bit operations (10^9 BOPs) of a uniform network, as a problem's budgets.
+    """Return the costs of a uniform network that need no table (MiB, 10^9 BOPs), as a problem's budgets.
 
     Args:
         network: The network.
         bits: Every gene's bit-width, or the nearest it allows; pinned layers stay pinned.
     """
-    cost = network.cost(network.uniform(bits))
-    return {"size_mib": cost.size_mib, "bops": cost.gbops}
+    return dict(network.cost(network.uniform(bits)).costs)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pymoo.decomposition.aasf import AASF
 
 from evoq_moo.accuracy import Accuracy
+from evoq_moo.costs import objective_names
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.space import FloatArray, Policy
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from evoq_moo.front import ParetoFront
 
 PICKS = (
-    "knee, knee-angle, hypervolume, difference, size, bops, budgets like 'bops<=5', "
+    f"knee, knee-angle, hypervolume, {', '.join(objective_names())}, budgets like 'bops<=5', "
     "weights=0.7,0.3, aspiration=0.05,4.0, or a row"
 )
 """Texts that name a rule, for messages and help."""

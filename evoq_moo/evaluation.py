@@ -1,19 +1,27 @@
 """Evaluating policies: from the store where they are known, by the network (or workers) where not."""
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, NonFiniteError
+from evoq_moo.evaluated import EvaluatedNetwork
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.sample_subset import subset_of
+from evoq_moo.sample_subset import SampleSubset
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import EvaluationStore, policy_key
 from evoq_moo.workers import NetworkFactory, Workers
+
+logger = logging.getLogger("evoq_moo")
+NO_DIFFERENCE = math.inf
+"""What stands for the difference of a policy that has none, in the store too: it is infeasible."""
 
 
 def open_store(store: EvaluationStore | str | Path | None) -> EvaluationStore:
@@ -35,6 +43,9 @@ def open_store(store: EvaluationStore | str | Path | None) -> EvaluationStore:
 class Evaluator:
     """Gives the difference of policies, each computed at most once.
 
+    A policy under which the network or the metric gives NaN or infinity has none: it is noted in the log, and kept as
+    infinite, so that a search goes on without it.
+
     Args:
         network: The network.
         store: Where results are kept: a path, an open store, or None for memory.
@@ -52,7 +63,7 @@ class Evaluator:
 
     def __init__(
         self,
-        network: QuantizedNetwork,
+        network: EvaluatedNetwork,
         *,
         store: EvaluationStore | str | Path | None = None,
         workers: int | None = None,
@@ -81,10 +92,9 @@ class Evaluator:
             scan: Say that the policies leave most layers in float, which the integer engine makes use of.
 
         Returns:
-            Float64 `(n,)`.
+            Float64 `(n,)`; infinite where a policy has none.
 
         Raises:
-            NonFiniteError: A quantized network computes NaN or infinity.
             StoreError: The store can't be read or written.
         """
         keys = [policy_key(b) for b in bits]
@@ -98,17 +108,40 @@ class Evaluator:
             if on_result is not None:
                 on_result()
 
-        if self._workers is None and scan and missing:
-            for key, value in zip(missing, self.network.scan(np.stack(list(missing.values()))), strict=True):
+        if self._workers is None:
+            compute = self._scan if scan else self._one_by_one
+            for key, value in zip(missing, compute(list(missing.values())), strict=True):
                 take(key, value)
-        elif self._workers is None:
-            for key, policy in missing.items():
-                take(key, self.network.difference_of(policy))
         else:
             order = list(missing)
             for i, value in self._workers.results(list(missing.values())):
                 take(order[i], value)
         return np.array([known[key] for key in keys], dtype=np.float64)
+
+    def _one_by_one(self, policies: list[IntArray]) -> Iterator[float]:
+        for policy in policies:
+            yield _difference(partial(self.network.difference_of, policy))
+
+    def _scan(self, policies: list[IntArray]) -> Iterator[float]:
+        done = 0
+        while done < len(policies):  # a policy without a difference ends the network's scan
+            values = self.network.scan(np.stack(policies[done:]))
+            while done < len(policies):
+                value = _difference(partial(next, values))
+                done += 1
+                yield value
+                if value == NO_DIFFERENCE:
+                    break
+
+    def known(self, bits: IntArray) -> npt.NDArray[np.bool_]:
+        """Return which policies' differences are in the store, bool `(n,)`.
+
+        Args:
+            bits: Bit-widths, int64 `(n, layers, 2)`.
+        """
+        keys = [policy_key(b) for b in bits]
+        found = self.store.get(self.network.fingerprint, keys)
+        return np.array([key in found for key in keys], dtype=bool)
 
     def on_samples(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> "Evaluator":
         """Return an evaluator of the differences on some of the samples, with the store and the workers of this one.
@@ -117,9 +150,11 @@ class Evaluator:
             samples: Indices of the samples, different ones.
 
         Raises:
-            ArgumentError: As :class:`SampleSubset`.
+            ArgumentError: As :class:`SampleSubset`, or the network is not a :class:`QuantizedNetwork`.
         """
-        part = Evaluator(subset_of(self.network, samples), store=self.store)
+        if not isinstance(self.network, QuantizedNetwork):
+            raise ArgumentError(f"samples: given of a {type(self.network).__name__}; allowed: of a QuantizedNetwork")
+        part = Evaluator(SampleSubset(self.network, samples), store=self.store)
         part._workers = None if self._workers is None else self._workers.on_samples(samples)
         return part
 
@@ -133,3 +168,12 @@ class Evaluator:
     def __getstate__(self) -> dict[str, Any]:
         # A pool of processes can't be sent to another process; the copy computes by itself, with the same results.
         return {**self.__dict__, "_workers": None}
+
+
+def _difference(compute: Callable[[], float]) -> float:
+    """Return a difference, `NO_DIFFERENCE` with a note in the log where there is none."""
+    try:
+        return compute()
+    except NonFiniteError as error:
+        logger.warning("a policy is infeasible: %s", error)
+        return NO_DIFFERENCE

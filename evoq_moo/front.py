@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import GenericAlias
+from typing import Any, cast
 
 import moocore
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, defstruct
 from rich.table import Table
 
 from evoq_moo._files import write_atomically
@@ -17,69 +18,59 @@ from evoq_moo._front_table import front_table
 from evoq_moo._pick import row_by_text
 from evoq_moo._schema import Amount, BitWidth, Number, Text, convert, read_json, reading
 from evoq_moo.choosing import Choice
-from evoq_moo.cost import cost_matrix
-from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, check_name
-from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace
+from evoq_moo.costs import (
+    CostValues,
+    checked_budgets,
+    cost_class,
+    cost_matrix,
+    cost_names,
+    known_costs,
+    name_of,
+    objective_names,
+)
+from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError
+from evoq_moo.problems.protocol import PolicyProblem, policy_problem
+from evoq_moo.space import FloatArray, Policy, SearchSpace
 
 FORMAT = "evoq-moo/front"
-OBJECTIVES = ("difference", "size", "bops", "latency")
-_ATTRIBUTES = {"difference": "difference", "size": "size_mib", "bops": "gbops", "latency": "latency_ms"}
 _SMALLEST_DIFFERENCE = 1e-12
 
 
-class PolicyProblem(Protocol):
-    """What a front needs to know of a problem."""
-
-    @property
-    def space(self) -> SearchSpace:
-        """Its search space."""
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """Names of its objectives."""
-
-    def values(self, X: IntArray, *, all_values: bool = ...) -> dict[str, FloatArray]:
-        """Return ``"difference"``, ``"size"``, ``"bops"`` and, where it is known, ``"latency"`` of vectors."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class FrontPoint:
+class FrontPoint(CostValues):
     """One policy of a front with its values.
 
     Attributes:
         policy: The bit-widths.
         difference: Output difference to the pre-trained network, in the metric's unit.
-        size_mib: Size of the quantized weights (MiB).
-        gbops: Bit operations (10^9 BOPs).
-        latency_ms: Sum of the layers' times (ms); None where no table of times was given.
+        costs: For each known cost its value in its unit.
     """
 
     policy: Policy
     difference: float
-    size_mib: float
-    gbops: float
-    latency_ms: float | None = None
 
-    def value(self, objective: str) -> float:
-        """Return ``"difference"``, ``"size"`` (MiB), ``"bops"`` (10^9 BOPs) or ``"latency"`` (ms).
+    @classmethod
+    def of(cls, policy: Policy, values: Mapping[str, FloatArray], row: int) -> "FrontPoint":
+        """Return a policy with one row of what :meth:`PolicyProblem.values` gives."""
+        costs = {name: float(values[name][row]) for name in cost_names() if name in values}
+        return cls(policy=policy, difference=float(values["difference"][row]), costs=costs)
+
+    def value(self, name: str) -> float:
+        """Return the difference or a cost by its name, in its unit.
 
         Raises:
-            ArgumentError: The latency is not known.
+            UnknownNameError: Neither.
+            ArgumentError: It is not known of this policy.
         """
-        check_name("objective", objective, OBJECTIVES)
-        found = getattr(self, _ATTRIBUTES[objective])
-        if found is None:
-            raise ArgumentError("objective: given 'latency', which this front has no table of times for")
-        return float(found)
+        return self.difference if name == "difference" else super().value(name_of(name, "objective"))
 
 
 class _PointData(Struct):
     difference: Number
-    size_mib: Amount
-    gbops: Amount
     weight_bits: tuple[BitWidth, ...]
     activation_bits: tuple[BitWidth, ...]
-    latency_ms: Amount | None = None
+    size_mib: Amount
+    gbops: Amount
 
 
 class _FrontData(Struct):
@@ -87,6 +78,15 @@ class _FrontData(Struct):
     layers: tuple[Text, ...]
     points: tuple[_PointData, ...]
     provenance: dict[str, Any]
+
+
+def _data_type() -> type[_FrontData]:
+    """Return what a file of a front may hold: columns of all costs of today, those that every front has among them."""
+    columns = [cost_class(name).column for name in cost_names()]
+    others = [(name, Amount | None, None) for name in columns if name not in _PointData.__struct_fields__]
+    point = defstruct("_Point", others, bases=(_PointData,), kw_only=True)
+    front = defstruct("_Front", [("points", GenericAlias(tuple, (point, ...)))], bases=(_FrontData,))
+    return cast("type[_FrontData]", front)
 
 
 class _Provenance(Struct):
@@ -113,13 +113,12 @@ class ParetoFront:
 
     def __post_init__(self) -> None:
         if not self.objectives:
-            raise ArgumentError(f"objectives: given none; allowed: one or more of {OBJECTIVES}")
-        for objective in self.objectives:
-            check_name("objectives", objective, OBJECTIVES)
+            raise ArgumentError(f"objectives: given none; allowed: one or more of {objective_names()}")
+        object.__setattr__(self, "objectives", tuple(name_of(name, "objectives") for name in self.objectives))
 
     @classmethod
     def from_result(cls, result: Any) -> "ParetoFront":
-        """Build the front of a pymoo result on a :class:`MixedPrecisionProblem`.
+        """Build the front of a pymoo result on a :class:`PolicyProblem`, such as :class:`MixedPrecisionProblem`.
 
         It holds what the algorithm ended with; with `archive=` in the algorithm, all that it found.
 
@@ -130,11 +129,7 @@ class ParetoFront:
             ArgumentError: The result is of another kind of problem.
             InfeasibleBudgetError: The search found no policy that meets the budgets.
         """
-        problem: Any = getattr(result, "problem", None)
-        if not hasattr(problem, "space") or not hasattr(problem, "values"):
-            raise ArgumentError(
-                f"result: is of problem {type(problem).__name__}; allowed: a pymoo result on a MixedPrecisionProblem"
-            )
+        problem = policy_problem(getattr(result, "problem", None))
         if result.X is None:
             raise InfeasibleBudgetError(f"result: no policy within the budgets {dict(problem.budgets)} was found")
         X = np.atleast_2d(result.X)
@@ -149,6 +144,8 @@ class ParetoFront:
     ) -> "ParetoFront":
         """Build the front of some vectors of a problem; equal values are kept once, dominated vectors dropped.
 
+        Policies without a difference (NaN or infinite) are dropped too.
+
         Args:
             problem: The problem; values that it does not know yet are evaluated.
             X: Vectors `(n, n_var)`, all feasible.
@@ -157,18 +154,9 @@ class ParetoFront:
         vectors = np.unique(problem.space.check(X), axis=0)
         values = problem.values(vectors, all_values=True)
         F = np.stack([values[name] for name in problem.objectives], axis=1)
-        kept = np.flatnonzero(moocore.is_nondominated(F, keep_weakly=False))
-        policies = [problem.space.policy(vectors[i]) for i in kept]
-        points = [
-            FrontPoint(
-                policy=policy,
-                difference=float(values["difference"][i]),
-                size_mib=float(values["size"][i]),
-                gbops=float(values["bops"][i]),
-                latency_ms=float(values["latency"][i]) if "latency" in values else None,
-            )
-            for policy, i in zip(policies, kept, strict=True)
-        ]
+        rows = np.flatnonzero(np.isfinite(values["difference"]))
+        kept = rows[moocore.is_nondominated(F[rows], keep_weakly=False)] if len(rows) else rows
+        points = [FrontPoint.of(problem.space.policy(vectors[i]), values, int(i)) for i in kept]
         return cls(
             points=_ordered(points, problem.objectives), objectives=problem.objectives, provenance=provenance or {}
         )
@@ -201,39 +189,29 @@ class ParetoFront:
         """Return the policy with the smallest value of an objective.
 
         Args:
-            objective: ``"difference"``, ``"size"``, ``"bops"`` or ``"latency"``.
+            objective: ``"difference"`` or the name of a cost.
 
         Raises:
             UnknownNameError: No such objective.
-            ArgumentError: The front is empty.
+            ArgumentError: The front is empty, or the cost is not known of its points.
         """
-        check_name("objective", objective, OBJECTIVES)
         return min(self._some_points(), key=lambda point: point.value(objective)).policy
 
-    def under(
-        self,
-        *,
-        bops: float | None = None,
-        size_mib: float | None = None,
-        difference: float | None = None,
-        latency_ms: float | None = None,
-    ) -> "ParetoFront":
+    def under(self, **limits: float | None) -> "ParetoFront":
         """Return the part of the front within limits.
 
         Args:
-            bops: At most so many bit operations (10^9 BOPs).
-            size_mib: At most this weight size (MiB).
-            difference: At most this difference.
-            latency_ms: At most this latency (ms).
+            **limits: By the name of the difference or of a cost, the largest allowed value in its unit, like
+                ``bops=5.0, size=2.0``; None for no limit.
 
         Raises:
+            UnknownNameError: Neither the difference nor a cost.
+            ArgumentError: A limit is not a positive number, or the cost is not known of the front's points.
             InfeasibleBudgetError: No point is within the limits; states the smallest on the front.
         """
-        limits = {"bops": bops, "size": size_mib, "difference": difference, "latency": latency_ms}
+        given = checked_budgets({name: limit for name, limit in limits.items() if limit is not None})
         points: Sequence[FrontPoint] = self._some_points()
-        for objective, limit in limits.items():
-            if limit is None:
-                continue
+        for objective, limit in given.items():
             within = [point for point in points if point.value(objective) <= limit]
             if not within:
                 smallest = min(point.value(objective) for point in points)
@@ -293,8 +271,8 @@ class ParetoFront:
                 - ``"knee"``: farthest below the hyperplane through the front's extremes (:meth:`knee`);
                 - ``"knee-angle"``: where a front of two objectives bends most; the knee where it does not bend;
                 - ``"hypervolume"``: the point that adds most hypervolume;
-                - ``"difference"``, ``"size"``, ``"bops"`` or ``"latency"``: the smallest of it;
-                - budgets like ``"bops<=5"`` or ``"bops<=5,size_mib<=2"``: the smallest difference within them (where
+                - ``"difference"`` or the name of a cost: the smallest of it;
+                - budgets like ``"bops<=5"`` or ``"bops<=5,size<=2"``: the smallest difference within them (where
                   the difference itself is limited, the smallest of the first cost);
                 - ``"weights=0.7,0.3"``: pseudo-weights, one for each objective in their order;
                 - ``"aspiration=0.05,4.0"``: achievement scalarization against wished-for objective values;
@@ -328,9 +306,7 @@ class ParetoFront:
             "points": [
                 {
                     "difference": point.difference,
-                    "size_mib": point.size_mib,
-                    "gbops": point.gbops,
-                    **({} if point.latency_ms is None else {"latency_ms": point.latency_ms}),
+                    **{cost_class(name).column: value for name, value in point.costs.items()},
                     "weight_bits": list(point.policy.weight_bits),
                     "activation_bits": list(point.policy.activation_bits),
                 }
@@ -348,22 +324,24 @@ class ParetoFront:
             MissingFileError: No such file.
             FormatError: Not a front, damaged, or of an unknown version.
         """
-        data = read_json(path, _FrontData, format_name=FORMAT, version=1)
+        data = read_json(path, _data_type(), format_name=FORMAT, version=1)
+        columns = {name: cost_class(name).column for name in cost_names()}
         with reading(f"{path}: not a front"):
             points = tuple(
                 FrontPoint(
                     policy=Policy(data.layers, point.weight_bits, point.activation_bits),
                     difference=point.difference,
-                    size_mib=point.size_mib,
-                    gbops=point.gbops,
-                    latency_ms=point.latency_ms,
+                    costs={
+                        name: value for name, column in columns.items() if (value := getattr(point, column)) is not None
+                    },
                 )
                 for point in data.points
             )
-            if "latency" in data.objectives and any(point.latency_ms is None for point in points):
-                raise FormatError(f"{path}: not a front: latency is an objective, and a point has none")
+            front = cls(points=points, objectives=data.objectives, provenance=data.provenance)
+            for name in front.objectives:
+                front.values(name)
             convert(data.provenance, _Provenance)
-            return cls(points=points, objectives=data.objectives, provenance=data.provenance)
+            return front
 
     def _some_points(self) -> tuple[FrontPoint, ...]:
         if not self.points:
@@ -373,22 +351,24 @@ class ParetoFront:
 
 def _ordered(points: Sequence[FrontPoint], objectives: Sequence[str]) -> tuple[FrontPoint, ...]:
     costs = [name for name in objectives if name != "difference"]
-    known = [name for name in OBJECTIVES if all(getattr(point, _ATTRIBUTES[name]) is not None for point in points)]
-    return tuple(sorted(points, key=lambda point: [point.value(name) for name in (*costs, *known)]))
+    known = [name for name in cost_names() if all(name in point.costs for point in points)]
+    return tuple(sorted(points, key=lambda point: [point.value(name) for name in (*costs, "difference", *known)]))
 
 
 def check_costs(points: Sequence[FrontPoint], space: SearchSpace) -> None:
-    """Raise unless the points' costs are those of a network's layers.
+    """Raise unless the points' costs that need no table are those of a network's layers.
 
     Raises:
         FormatError: The front is of another network.
     """
+    costs = known_costs()
     for point in points:
         if point.policy.layers != space.layer_names:
             raise FormatError("front: is of another network's layers")
-        size, gbops = cost_matrix(space.layers, point.policy.to_array()[None])[0]
-        if not np.allclose([size, gbops], [point.size_mib, point.gbops]):
+        found = cost_matrix(space.layers, point.policy.to_array(), costs)
+        if not np.allclose(found, [point.value(cost.name) for cost in costs]):
+            given = ", ".join(f"{point.value(cost.name):g} {cost.unit}" for cost in costs)
+            wanted = ", ".join(f"{value:g} {cost.unit}" for value, cost in zip(found, costs, strict=True))
             raise FormatError(
-                f"front: a point has {point.size_mib:g} MiB and {point.gbops:g} GBOPs, "
-                f"this network {size:g} and {gbops:g}; the front is of another network or input size"
+                f"front: a point has {given}, this network {wanted}; the front is of another network or input size"
             )

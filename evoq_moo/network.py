@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from evoq_moo._setup import (
     tabulate,
     tensor_bytes,
 )
-from evoq_moo.cost import Cost, policy_cost
+from evoq_moo.costs import CostValues, PolicyCost, policy_cost
 from evoq_moo.difference import Difference, Metric, choose, resolve
 from evoq_moo.engines import (
     Engine,
@@ -54,11 +53,12 @@ from evoq_moo.graph import (
     rows,
     split,
     untouched,
+    weight_bytes,
     weight_of,
 )
 from evoq_moo.quantizer import LayerParameters, parameters_of, quantized_copy
 from evoq_moo.ranges import outlier_note
-from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
+from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits, whole_bits
 
 logger = logging.getLogger("evoq_moo")
 
@@ -105,18 +105,15 @@ class NetworkReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(CostValues):
     """What one policy costs and changes.
 
     Attributes:
         difference: Output difference to the pre-trained network on the samples, in the metric's unit.
-        size_mib: Size of the quantized weights (MiB).
-        gbops: Bit operations (10^9 BOPs).
+        costs: Every cost that needs no table, by name.
     """
 
     difference: float
-    size_mib: float
-    gbops: float
 
 
 class QuantizedModule(nn.Module):
@@ -192,6 +189,7 @@ class QuantizedNetwork:
         ranges: Clipping ranges of each layer by name.
         float_heads: The float network's outputs on the samples.
         metric: Name of the difference.
+        float_difference: The difference of the float network to itself: that of 16 and 32 bits.
         notes: What a user should know of the network, one sentence each.
         identity: Fingerprint of the pre-trained network alone.
         float_error: Largest distance of the captured network's outputs to the given one's, of their largest value.
@@ -269,7 +267,7 @@ class QuantizedNetwork:
             self.difference_reason = why
         self.metric = self._difference.name
         # A metric that can't judge this network's output should say so now, not after an hour of search.
-        self._measure(self.float_heads)
+        self.float_difference = self.difference_between(self.float_heads)
         self.engine_name, self.engine_reason = self._chosen_engine(engine)
         for note in self.notes:
             logger.info("%s", note)
@@ -339,7 +337,7 @@ class QuantizedNetwork:
             reason = f"the samples are on {device_of(self.samples)}"
         else:
             try:
-                made = self._integer_engine()
+                made = self._integer_engine(self.samples)
                 made.check(self.float_heads, LARGEST_ERROR)
                 self._engine = made
             except Exception as error:
@@ -352,12 +350,12 @@ class QuantizedNetwork:
             self.notes += (f"the reference engine is used: {reason}",)
         return (ReferenceEngine.name if reason else IntegerEngine.name), reason
 
-    def _integer_engine(self) -> IntegerEngine:
+    def _integer_engine(self, samples: Samples) -> IntegerEngine:
         if not isinstance(self.network, GraphNetwork):
             raise NetworkError("network: the integer engine needs the network as a graph")
         return IntegerEngine(
             network=self.network,
-            samples=self.samples,
+            samples=samples,
             layers=self.space.layers,
             ranges=self.ranges,
             pool=self._pool,
@@ -366,23 +364,24 @@ class QuantizedNetwork:
     @property
     def engine(self) -> Engine:
         """The engine that computes policies, made on first use."""
-        with _capturing:
-            return self._made_engine()
+        with self._lock:
+            if self._engine is None:
+                self._engine = self.engine_on(self.samples)
+            return self._engine
 
-    def _made_engine(self) -> Engine:
-        if self._engine is None:
+    def engine_on(self, samples: Samples) -> Engine:
+        """Return a new engine that computes policies on some samples, with the ranges of all."""
+        with _capturing:
             if self.engine_name == IntegerEngine.name:
-                self._engine = self._integer_engine()
-            else:
-                self._engine = ReferenceEngine(
-                    network=copy.deepcopy(self.network),
-                    samples=self.samples,
-                    layers=self.space.layers,
-                    ranges=self.ranges,
-                    batch_size=self._batch_size,
-                    pool=self._pool,
-                )
-        return self._engine
+                return self._integer_engine(samples)
+            return ReferenceEngine(
+                network=copy.deepcopy(self.network),
+                samples=samples,
+                layers=self.space.layers,
+                ranges=self.ranges,
+                batch_size=self._batch_size,
+                pool=self._pool,
+            )
 
     def set_threads(self, threads: int | None) -> None:
         """Compute this many micro-batches at once from now on; None for one a core. Results stay the same.
@@ -392,12 +391,6 @@ class QuantizedNetwork:
         """
         self._pool = ComputePool(threads=threads)
         self._engine = None
-
-    def _measure(self, heads: list[Tensor]) -> float:
-        value = self._pool.run(lambda: self._difference(self.float_heads, heads))
-        if not math.isfinite(value):
-            raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
-        return value
 
     def report(self) -> NetworkReport:
         """Return what was found at set-up: how true the copy is, what is quantized and what stays float."""
@@ -417,13 +410,21 @@ class QuantizedNetwork:
         """Where micro-batches run."""
         return self._pool
 
-    def difference_between(self, heads: list[Tensor]) -> float:
-        """Return the difference of outputs on the samples, float32 `(samples, ...)` each, to the float network's.
+    def difference_between(self, heads: list[Tensor], float_heads: list[Tensor] | None = None) -> float:
+        """Return the difference of outputs, float32 `(samples, ...)` each, to the float network's.
+
+        Args:
+            heads: The outputs.
+            float_heads: Those of the float network on the same samples; None for those on all samples.
 
         Raises:
             NonFiniteError: The metric gives NaN or infinity.
         """
-        return self._measure(heads)
+        reference = self.float_heads if float_heads is None else float_heads
+        value = self._pool.run(lambda: self._difference(reference, heads))
+        if not math.isfinite(value):
+            raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
+        return value
 
     def difference_of(self, bits: npt.ArrayLike) -> float:
         """Return the output difference of bit-widths `(layers, 2)`, whether or not the space holds them.
@@ -432,7 +433,7 @@ class QuantizedNetwork:
             NonFiniteError: The quantized network computes NaN or infinity; the message names the first layer.
         """
         array = Policy.from_array(self.space.layer_names, bits).to_array()
-        return self._finite_difference(self.heads_of(array), array)
+        return self.finite_difference(self.heads_of(array), array)
 
     def heads_of(self, bits: IntArray) -> list[Tensor]:
         """Return the outputs under bit-widths `(layers, 2)`; one thread at a time, as the engine holds one policy."""
@@ -448,17 +449,21 @@ class QuantizedNetwork:
         Raises:
             NonFiniteError: A quantized network computes NaN or infinity; the message names the first layer.
         """
-        array = np.asarray(bits, dtype=np.int64)
+        array = whole_bits("bits", bits)
         with self._lock:
             for policy, heads in zip(array, self.engine.scan(array), strict=True):
-                yield self._finite_difference(heads, policy)
+                yield self.finite_difference(heads, policy)
 
-    def _finite_difference(self, heads: list[Tensor], bits: IntArray) -> float:
+    def finite_difference(self, heads: list[Tensor], bits: IntArray, float_heads: list[Tensor] | None = None) -> float:
+        """Return the difference of the outputs under bit-widths `(layers, 2)`, as :meth:`difference_between`.
+
+        Raises:
+            NonFiniteError: The outputs hold NaN or infinity (the message names the first layer), or the metric does.
+        """
         if not all(head.isfinite().all() for head in heads):
             policy = Policy.from_array(self.space.layer_names, bits)
-            applied = QuantizedNetwork.apply(self, policy).network
-            check_finite(heads, applied, self._batches, f"the network under {bits.tolist()}")
-        return self._measure(heads)
+            check_finite(heads, self.apply(policy).network, self._batches, f"the network under {bits.tolist()}")
+        return self.difference_between(heads, float_heads)
 
     def evaluate(self, policy: Policy) -> Evaluation:
         """Return the difference and costs of one policy.
@@ -466,16 +471,17 @@ class QuantizedNetwork:
         Raises:
             ArgumentError: The policy is of another network's layers.
         """
-        cost = self.cost(policy)
-        return Evaluation(difference=self.difference_of(policy.to_array()), size_mib=cost.size_mib, gbops=cost.gbops)
+        costs = self.cost(policy).costs
+        return Evaluation(difference=self.difference_of(policy.to_array()), costs=costs)
 
-    def cost(self, policy: Policy) -> Cost:
+    def cost(self, policy: Policy) -> PolicyCost:
         """Return the costs of one policy; needs no computation of the network.
 
         Raises:
             ArgumentError: The policy is of another network's layers.
         """
-        return policy_cost(self.space.layers, self._bits_of(policy))
+        floats = weight_bytes(self.network, self.space.layer_names)
+        return policy_cost(self.space.layers, self.bits_of(policy), float_params=floats)
 
     def uniform(self, bits: int) -> Policy:
         """Return the policy with every gene at the allowed bit-width nearest to `bits`; pinned layers stay pinned."""
@@ -487,7 +493,7 @@ class QuantizedNetwork:
         Raises:
             ArgumentError: The policy is of another network's layers.
         """
-        parameters = self.parameters_of(self._bits_of(policy))
+        parameters = self.parameters_of(self.bits_of(policy))
         return QuantizedModule(layers=parameters, policy=policy, reference=self.network)
 
     def parameters_of(self, bits: npt.ArrayLike) -> tuple[LayerParameters, ...]:
@@ -497,10 +503,15 @@ class QuantizedNetwork:
             parameters_of(
                 info, weight_of(modules[info.name]), bias_of(modules[info.name]), self.ranges[info.name], pair
             )
-            for info, pair in zip(self.space.layers, np.asarray(bits).tolist(), strict=True)
+            for info, pair in zip(self.space.layers, whole_bits("bits", bits).tolist(), strict=True)
         )
 
-    def _bits_of(self, policy: Policy) -> IntArray:
+    def bits_of(self, policy: Policy) -> IntArray:
+        """Return a policy's bit-widths, int64 `(layers, 2)`.
+
+        Raises:
+            ArgumentError: The policy is of another network's layers.
+        """
         if policy.layers != self.space.layer_names:
             raise ArgumentError(
                 f"policy: is of layers {policy.layers[:3]}...; allowed: this network's, {self.space.layer_names[:3]}..."

@@ -4,7 +4,7 @@ run.json             what was asked for
 evaluations.sqlite   every evaluation, as soon as it was known
 sensitivity.json     the sensitivity table
 front.json           the front; front.png its picture
-latency.csv          the times of the layers, where the search was given a table
+latency.csv          the table of a cost that is read from one, under the cost's name
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import Struct
 
 from evoq_moo._files import check_writable, is_writable, make_folder, write_atomically
@@ -22,20 +23,17 @@ from evoq_moo._schema import Few, Number, Text, Whole, convert, read_json, readi
 from evoq_moo._versions import package_versions
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
+from evoq_moo.costs import MeasuredCost, checked_budgets, cost_class, cost_names, name_of
 from evoq_moo.errors import ArgumentError, FormatError, check_name
-from evoq_moo.front import OBJECTIVES, FrontPoint, ParetoFront
-from evoq_moo.latency import LatencyTable
+from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.problems._base import BUDGETS
 from evoq_moo.recipe import Recipe
 from evoq_moo.sensitivity_scan import measure_sensitivity
+from evoq_moo.space import QUANTIZED_BITS
 
 logger = logging.getLogger("evoq_moo")
 FORMAT = "evoq-moo/run"
-LATENCY_FILE = "latency.csv"
-"""The run's own copy of the table of latencies, where it has one."""
-UNIFORM_BITS = (8, 6, 5, 4, 3, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class RunSettings:
         budgets: Its limits.
         pop_size: Population size.
         seed: Seed of the search.
-        latency: File of a latency table; None for none.
+        costs: For the costs that are read from a table, their files.
         calibrate: ``"light"``: search networks after light calibration; None: as they are.
     """
 
@@ -57,15 +55,18 @@ class RunSettings:
     budgets: Mapping[str, float] = field(default_factory=dict)
     pop_size: int = 40
     seed: int = 0
-    latency: str | None = None
+    costs: Mapping[str, str] = field(default_factory=dict)
     calibrate: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what no part checks before long work starts.
+        """Check what no part checks before long work starts; budgets get the names of what they limit.
 
         Raises:
-            UnknownNameError: `calibrate` is unknown.
+            UnknownNameError: `calibrate`, an objective or a budget is unknown.
+            ArgumentError: A limit is not a positive number.
         """
+        object.__setattr__(self, "objectives", tuple(name_of(name, "objectives") for name in self.objectives))
+        object.__setattr__(self, "budgets", checked_budgets(self.budgets))
         if self.calibrate is not None:
             check_name("calibrate", self.calibrate, IN_LOOP)
 
@@ -77,9 +78,29 @@ class RunSettings:
             "budgets": dict(self.budgets),
             "pop_size": self.pop_size,
             "seed": self.seed,
-            **({} if self.latency is None else {"latency": str(Path(self.latency).resolve())}),
+            **{name: str(Path(file).resolve()) for name, file in self.costs.items()},
             **({} if self.calibrate is None else {"calibrate": self.calibrate}),
         }
+
+
+def load_costs(files: Mapping[str, str | Path]) -> tuple[MeasuredCost, ...]:
+    """Read the tables of costs.
+
+    Args:
+        files: For names of costs, their files.
+
+    Raises:
+        ArgumentError: A cost has no table.
+        UnknownNameError: Not a cost.
+        EvoqError: As the tables.
+    """
+    costs = []
+    for name, file in files.items():
+        found = cost_class(name)
+        if not issubclass(found, MeasuredCost):
+            raise ArgumentError(f"costs: given a table of {name}; allowed: of costs that are read from one")
+        costs.append(found.load(file))
+    return tuple(costs)
 
 
 def execute(
@@ -110,7 +131,7 @@ def execute(
         EvoqError: As the parts.
     """
     folder = Path(folder)
-    latency = None if settings.latency is None else LatencyTable.load(settings.latency)
+    costs = load_costs(settings.costs)
     # A finished run may lie where nothing can be written: it is then replayed from its store.
     written = not folder.is_dir() or is_writable(folder)
     if written:
@@ -125,7 +146,7 @@ def execute(
         network,
         objectives=settings.objectives,
         budgets=settings.budgets,
-        latency=latency,
+        costs=costs,
         store=folder / "evaluations.sqlite",
         workers=workers,
         calibrate=settings.calibrate,
@@ -134,8 +155,8 @@ def execute(
         # Last, so that what was refused leaves a folder that others can use.
         if written and not claimed:
             _claim(folder, settings)
-        if written and latency is not None:
-            latency.save(folder / LATENCY_FILE)
+        for table in costs if written else ():
+            table.save(folder / table_copy(table.name))
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
         if written:
             sensitivity.save(folder / "sensitivity.json")
@@ -177,6 +198,20 @@ def _claim(folder: Path, settings: RunSettings) -> None:
     write_atomically(folder / "run.json", (json.dumps(data, indent=1) + "\n").encode())
 
 
+def cost_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files that settings of a run name as tables of costs, by the costs' names.
+
+    Args:
+        settings: As :meth:`RunSettings.to_json` gives them.
+    """
+    return {name: settings[name] for name in cost_names() if settings.get(name) is not None}
+
+
+def table_copy(name: str) -> str:
+    """Return the name of the file in a run's folder that holds the run's own copy of a cost's table."""
+    return f"{name}.csv"
+
+
 class _RunData(Struct):
     settings: dict[str, Any]
 
@@ -187,7 +222,6 @@ class _SettingsData(Struct):
     budgets: dict[str, Number]
     pop_size: Few
     seed: Whole
-    latency: Text | None = None
     calibrate: str | None = None
 
 
@@ -202,7 +236,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def check_settings(where: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a run, as they are.
+    """Return settings of a run; objectives and budgets of version 0.1 get the names of today.
 
     Args:
         where: The file, for messages.
@@ -214,11 +248,9 @@ def check_settings(where: str, found: dict[str, Any]) -> dict[str, Any]:
     with reading(f"{where}: not the settings of a run"):
         data = convert(found, _SettingsData)
         Recipe.from_json(data.recipe)
-        for name in data.objectives:
-            check_name("objectives", name, OBJECTIVES)
-        for name in data.budgets:
-            check_name("budgets", name, BUDGETS)
-    return found
+        convert(cost_files(found), dict[str, Text])
+        objectives = [name_of(name, "objectives") for name in data.objectives]
+        return {**found, "objectives": objectives, "budgets": checked_budgets(data.budgets)}
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -235,17 +267,13 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
 def _draw(front: ParetoFront, problem: MixedPrecisionProblem, path: Path) -> None:
     if len(front.objectives) < 2 or "difference" not in front.objectives:
         return
-    uniform = []
-    for bits in UNIFORM_BITS:
-        policy = problem.network.uniform(bits)
-        value = float(problem.evaluator.differences(policy.to_array()[None])[0])
-        cost = problem.network.cost(policy)
-        latency = None
-        if problem.latency is not None:
-            latency = float(problem.latency.of(problem.space.layers, policy.to_array()))
-        uniform.append(
-            FrontPoint(policy=policy, difference=value, size_mib=cost.size_mib, gbops=cost.gbops, latency_ms=latency)
-        )
+    space = problem.space
+    rows = np.unique([space.uniform(bits) for bits in QUANTIZED_BITS], axis=0)
+    rows = rows[problem.known(rows)]  # a picture costs no evaluation
+    values = problem.values(rows, all_values=True)
+    uniform = [
+        FrontPoint.of(space.policy(x), values, i) for i, x in enumerate(rows) if values["difference"][i] < np.inf
+    ]
     axes = new_axes()
     plot_front(front, ax=axes, uniform=uniform)
     save_axes(axes, path)

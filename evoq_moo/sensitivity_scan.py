@@ -6,13 +6,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.errors import ArgumentError, NonFiniteError, check_name
+from evoq_moo.evaluated import EvaluatedNetwork
 from evoq_moo.evaluation import Evaluator
-from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FLOAT_BITS, FloatArray, IntArray, SearchSpace
-from evoq_moo.store import EvaluationStore, policy_key
+from evoq_moo.store import EvaluationStore
 
 Method = Literal["full", "sparse"]
 
@@ -61,7 +61,7 @@ def scan_policies(
 
 
 def measure_sensitivity(
-    network: QuantizedNetwork,
+    network: EvaluatedNetwork,
     *,
     store: EvaluationStore | str | Path | None = None,
     evaluator: Evaluator | None = None,
@@ -81,6 +81,8 @@ def measure_sensitivity(
     choice: a smooth table starts a search better than single entries, whose luck the additive front picks out, and
     beyond 6 bits neither slope alone suits small and large networks (`docs/measurements.md`).
 
+    A choice whose policy has no difference (NaN or infinity) counts as the worst that was measured (our choice).
+
     Args:
         network: The network.
         store: Where results are kept: a path, an open store, or None for memory.
@@ -96,7 +98,7 @@ def measure_sensitivity(
         ArgumentError: Both `store` and `evaluator` are given.
         UnknownNameError: `method` is unknown.
         StoreError: The store can't be used or belongs to another network.
-        NonFiniteError: A quantized network computes NaN or infinity.
+        NonFiniteError: No policy of the scan has a difference.
     """
     if store is not None and evaluator is not None:
         raise ArgumentError("store, evaluator: given both; allowed: one of them")
@@ -105,20 +107,23 @@ def measure_sensitivity(
     own = evaluator is None
     used = Evaluator(network, store=store) if evaluator is None else evaluator
     try:
-        keys = [policy_key(p) for p in policies]
-        missing = len(keys) - len(used.store.get(network.fingerprint, keys))
+        missing = len(policies) - int(used.known(policies).sum())
         with track(missing, "measuring sensitivity", enabled=progress and missing > 0) as bar:
             differences = used.differences(policies, on_result=bar.advance, scan=True)
     finally:
         if own:
             used.close()
+    finite = np.isfinite(differences)
+    if len(differences) and not finite.any():
+        raise NonFiniteError("network: the difference of every policy of the scan is NaN or infinite")
+    differences = np.where(finite, differences, differences[finite].max(initial=-math.inf))
     return _table(
         space,
         entries,
         differences,
         sparse=method == "sparse",
         metric=network.metric,
-        unquantized=network.difference_between(network.float_heads),
+        unquantized=network.float_difference,
     )
 
 

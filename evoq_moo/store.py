@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from evoq_moo._files import is_writable, sync_folder
-from evoq_moo._schema import Number, Text, Whole, convert, reading
+from evoq_moo._schema import Difference, Text, Whole, convert, reading
 from evoq_moo.errors import StoreError
 from evoq_moo.space import ALLOWED_BITS, FloatArray, IntArray
 
@@ -225,7 +225,7 @@ class EvaluationStore:
 
     def _rows(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[bytes, float]]:
         with reading(f"store {self.path}: holds an evaluation that none of ours is", StoreError):
-            return convert(rows, list[tuple[bytes, Number]])
+            return convert(rows, list[tuple[bytes, Difference]])
 
     def _check_text(self, what: str, given: object) -> None:
         """Raise unless a fingerprint is one: it may come from a damaged file."""

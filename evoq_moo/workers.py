@@ -15,19 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import ArgumentError, WorkerError, check_count
+from evoq_moo.evaluated import EvaluatedNetwork
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.sample_subset import subset_of
+from evoq_moo.sample_subset import SampleSubset
 from evoq_moo.space import IntArray
 
-NetworkFactory = Callable[[], QuantizedNetwork]
+NetworkFactory = Callable[[], EvaluatedNetwork]
 """Makes the network in a worker: a picklable function of no arguments, e.g. a `functools.partial`."""
 
 RETRIES = 3
 """Our choice: how often dead processes are replaced without any result in between."""
 R = TypeVar("R")
 
-_networks: dict[str, QuantizedNetwork] = {}
+_networks: dict[str, EvaluatedNetwork] = {}
 """Networks this worker process has built, by fingerprint."""
+_subsets: dict[tuple[str, tuple[int, ...]], SampleSubset] = {}
+"""The last few of them on some samples, since engines take time to make."""
+KEPT = 4
 _building = threading.Lock()
 
 
@@ -118,7 +122,7 @@ class ProcessPool:
 def _receive(pickled: bytes) -> None:
     live_with_parent()
     # Bytes that our own parent process sent over its pipe; never a file.
-    network: QuantizedNetwork = pickle.loads(pickled)  # noqa: S301
+    network: EvaluatedNetwork = pickle.loads(pickled)  # noqa: S301
     network.set_threads(1)
     _networks[network.fingerprint] = network
 
@@ -129,13 +133,23 @@ def _evaluate(
     with _building:
         if fingerprint not in _networks:
             _networks[fingerprint] = _build(fingerprint, recipe)
-        network = _networks[fingerprint]
-        if samples is not None:
-            network = subset_of(network, samples)
+        network = _networks[fingerprint] if samples is None else _subset(fingerprint, samples)
     return network.difference_of(bits)
 
 
-def _build(fingerprint: str, recipe: NetworkFactory | None) -> QuantizedNetwork:
+def _subset(fingerprint: str, samples: tuple[int, ...]) -> SampleSubset:
+    key = (fingerprint, samples)
+    network = _networks[fingerprint]
+    if not isinstance(network, QuantizedNetwork):
+        raise ArgumentError(f"samples: given of a {type(network).__name__}; allowed: of a QuantizedNetwork")
+    subset = _subsets.pop(key, None) or SampleSubset(network, samples)
+    _subsets[key] = subset
+    if len(_subsets) > KEPT:
+        del _subsets[next(iter(_subsets))]
+    return subset
+
+
+def _build(fingerprint: str, recipe: NetworkFactory | None) -> EvaluatedNetwork:
     if recipe is None:
         raise ArgumentError("executor: a worker has no network; give recipe=, a function that makes it")
     network = recipe()
@@ -164,7 +178,7 @@ class Workers:
 
     def __init__(
         self,
-        network: QuantizedNetwork,
+        network: EvaluatedNetwork,
         *,
         workers: int | None = None,
         executor: Executor | None = None,

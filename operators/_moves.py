@@ -7,9 +7,8 @@ file is our choice.
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo._genes import BoolArray, gene_tables
-from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, check_name, check_number
+from evoq_moo.costs import BoolArray, Cost, as_cost, gene_tables
+from evoq_moo.errors import ArgumentError, check_number
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray, IntArray
 
@@ -26,19 +25,21 @@ class GuidedMoves:
     """Probabilities of all single-gene moves of policies, for one sensitivity table.
 
     A move sets one gene to another of its choices. With probability `epsilon` it is any move: a uniformly random gene,
-    a uniformly random other choice. Otherwise it goes down (narrower) or up (wider) with equal probability, and is
-    drawn among the moves of that direction with probability proportional to `merit ** (1 / temperature)`:
+    a uniformly random other choice. Otherwise it saves or widens with equal probability, and is drawn among the moves
+    that do with probability proportional to `merit ** (1 / temperature)`:
 
-    - down: cost saved per difference added; moves that save nothing are left to `epsilon`;
-    - up: difference removed per cost added.
+    - saving: cost saved per difference added;
+    - widening: difference removed per cost added.
 
-    Where one direction has no move the other is taken, and where neither has one, any move.
+    For a cost that grows with the bit-width, to save is to narrow. Where no move saves, one that widens is taken, the
+    other way round too, and where there is neither, any move.
 
     Args:
         sensitivity: The sensitivity table; it predicts a move's difference by the change of the gene's own entry.
         temperature: 1 draws in proportion to merit; near 0 the best move only; large values any move of a direction.
         epsilon: Probability of a uniformly random move; above 0 every policy can be reached from every other.
-        max_step: Most choices that a guided move may go down or up at once; None for no limit.
+        max_step: Most choices that a guided move may go down or up at once, or as many as the nearest choice of the
+            gene that saves is away; None for no limit.
 
     Raises:
         ArgumentError: An argument is not of its allowed values.
@@ -56,26 +57,30 @@ class GuidedMoves:
         tables = gene_tables(sensitivity.space)
         both = tables.allowed[:, :, None] & tables.allowed[:, None, :]  # (n_var, from, to)
         steps = tables.rank[:, None, :] - tables.rank[:, :, None]
-        near = both & (np.abs(steps) <= (np.inf if max_step is None else max_step))
-        self._direction = (np.sign(steps) * near).astype(np.int8)  # -1 down, 1 up, 0 no guided move
-        uniform = (both & (steps != 0)) / (tables.counts - 1)[:, None, None] / len(tables.counts)
+        self._moves: BoolArray = both & (steps != 0)
+        self._steps: IntArray = np.abs(steps)
+        near = np.inf if max_step is None else max_step
+        self._widens: BoolArray = self._moves & (steps > 0) & (steps <= near)
+        self._near = near
+        uniform = self._moves / (tables.counts - 1)[:, None, None] / len(tables.counts)
         self._uniform: FloatArray = uniform
 
         values = sensitivity.values[:, np.searchsorted(sensitivity.bits, tables.bits)]
         values = np.where(tables.allowed, values, 0.0)
         size = np.abs(values)
         smallest = size[size > 0].min(initial=np.inf)
-        added = np.where(steps < 0, 1, -1) * (values[:, None, :] - values[:, :, None])
+        added = values[:, None, :] - values[:, :, None]
         floor = DIFFERENCE_FLOOR * np.maximum(size[:, None, :], size[:, :, None])
-        least = DIFFERENCE_FLOOR * smallest if np.isfinite(smallest) else 1.0
-        self._log_difference: FloatArray = np.log(np.maximum(np.maximum(added, floor), least))
+        floor = np.maximum(floor, DIFFERENCE_FLOOR * smallest if np.isfinite(smallest) else 1.0)
+        self._log_added: FloatArray = np.log(np.maximum(added, floor))
+        self._log_removed: FloatArray = np.log(np.maximum(-added, floor))
 
-    def probabilities(self, X: npt.ArrayLike, *, cost: str) -> FloatArray:
+    def probabilities(self, X: npt.ArrayLike, *, cost: Cost) -> FloatArray:
         """Return the probability of every move of every policy.
 
         Args:
             X: Vectors of allowed bit-widths `(n, n_var)`.
-            cost: ``"size_mib"`` or ``"gbops"``.
+            cost: The cost.
 
         Returns:
             Float64 `(n, n_var, c)`, summing to 1 over the last two axes: the probability that the move sets gene `j`
@@ -87,24 +92,24 @@ class GuidedMoves:
         tables = gene_tables(self.sensitivity.space)
         columns = tables.columns(X)
         n, n_var = columns.shape
-        logits, down, up = self._logits(columns, cost)
-        down_share, can_lower = _softmax(logits, down)
-        up_share, can_raise = _softmax(logits, up)
-        uniform = self._uniform[np.arange(n_var), columns].reshape(logits.shape)
-        directions = can_lower + can_raise
-        guided = (down_share + up_share) / np.maximum(directions, 1.0)
-        share = np.where(directions > 0, 1 - self.epsilon, 0.0)
+        (saving_logits, saving), (widening_logits, widening) = self._ways(columns, cost)
+        saving_share, can_save = _softmax(saving_logits, saving)
+        widening_share, can_widen = _softmax(widening_logits, widening)
+        uniform = self._uniform[np.arange(n_var), columns].reshape(saving.shape)
+        ways = can_save + can_widen
+        guided = (saving_share + widening_share) / np.maximum(ways, 1.0)
+        share = np.where(ways > 0, 1 - self.epsilon, 0.0)
         return np.asarray(share * guided + (1 - share) * uniform).reshape(n, n_var, -1)
 
-    def one_way(self, X: IntArray, *, cost: str, up: bool, genes: BoolArray) -> FloatArray:
-        """Return the probability of every move in one direction.
+    def one_way(self, X: IntArray, *, cost: Cost, widen: bool, genes: BoolArray) -> FloatArray:
+        """Return the probability of every move that widens, or of every move that saves.
 
-        With probability `epsilon` any move of the direction is as likely, else they are drawn by merit.
+        With probability `epsilon` any of them is as likely, else they are drawn by merit.
 
         Args:
             X: Vectors of allowed bit-widths `(n, n_var)`.
-            cost: ``"size_mib"`` or ``"gbops"``; downwards only moves that save some count.
-            up: Wider, or narrower.
+            cost: The cost.
+            widen: Widen, or save.
             genes: The genes that may move, bool `(n, n_var)`.
 
         Returns:
@@ -112,29 +117,35 @@ class GuidedMoves:
         """
         tables = gene_tables(self.sensitivity.space)
         columns = tables.columns(X)
-        logits, *ways = self._logits(columns, cost)
-        allowed = ways[int(up)] & np.repeat(genes, len(tables.bits), axis=1)
+        logits, allowed = self._ways(columns, cost)[int(widen)]
+        allowed = allowed & np.repeat(genes, len(tables.bits), axis=1)
         share = _softmax(logits, allowed)[0]
         uniform = allowed / np.maximum(allowed.sum(axis=1, keepdims=True), 1)
         return np.asarray((1 - self.epsilon) * share + self.epsilon * uniform).reshape(*columns.shape, -1)
 
-    def _logits(self, columns: IntArray, cost: str) -> tuple[FloatArray, BoolArray, BoolArray]:
-        """Return log merit over temperature of every move, and which go down and up, each `(n, n_var * c)`."""
+    def _ways(self, columns: IntArray, cost: Cost) -> tuple[tuple[FloatArray, BoolArray], tuple[FloatArray, BoolArray]]:
+        """Return log merit over temperature of saving and of widening, and which moves do so, `(n, n_var * c)` each."""
         tables = gene_tables(self.sensitivity.space)
         n, n_var = columns.shape
         shape = (n, n_var * len(tables.bits))  # both axes of moves as one
         genes = np.arange(n_var)
-        change = np.abs(tables.cost_changes(tables.bits[columns], cost)).reshape(shape)
-        log_difference = self._log_difference[genes, columns].reshape(shape)
-        direction = self._direction[genes, columns].reshape(shape)
+        change = cost.change(tables, tables.bits[columns]) / cost.scale
+        steps = self._steps[genes, columns]
+        saving = self._moves[genes, columns] & (change < 0)
+        nearest = np.where(saving, steps, np.inf).min(axis=2, keepdims=True)
+        saving = (saving & (steps <= np.maximum(nearest, self._near))).reshape(shape)
+        widening = self._widens[genes, columns].reshape(shape)
+        change = change.reshape(shape)
 
-        costing = change > 0
-        down, up = (direction < 0) & costing, direction > 0
-        widenings = up & costing
-        mean = (change * widenings).sum(axis=1) / np.maximum(widenings.sum(axis=1), 1)
+        dearer = widening & (change > 0)
+        mean = (change * dearer).sum(axis=1) / np.maximum(dearer.sum(axis=1), 1)
         floor = np.where(mean > 0, COST_FLOOR * mean, 1.0)[:, None]
-        log_cost = np.log(np.where(down, change, np.maximum(change, floor)))
-        return direction * (log_difference - log_cost) / self.temperature, down, up
+        log_saved = np.log(np.where(saving, -change, 1.0))
+        log_paid = np.log(np.maximum(change, floor))
+        return (
+            ((log_saved - self._log_added[genes, columns].reshape(shape)) / self.temperature, saving),
+            ((self._log_removed[genes, columns].reshape(shape) - log_paid) / self.temperature, widening),
+        )
 
 
 def _softmax(logits: FloatArray, mask: BoolArray) -> tuple[FloatArray, FloatArray]:
@@ -178,7 +189,7 @@ def move_probabilities(
     sensitivity: SensitivityTable,
     X: npt.ArrayLike,
     *,
-    cost: str,
+    cost: str | Cost,
     temperature: float = 1.0,
     epsilon: float = 0.1,
     max_step: int | None = 1,
@@ -188,7 +199,7 @@ def move_probabilities(
     Args:
         sensitivity: The sensitivity table.
         X: Vectors of allowed bit-widths `(n, n_var)`.
-        cost: ``"size_mib"`` or ``"gbops"``.
+        cost: A cost, or the name of one that needs no table.
         temperature: See :class:`SensitivityGuidedMutation`.
         epsilon: See :class:`SensitivityGuidedMutation`.
         max_step: See :class:`SensitivityGuidedMutation`.
@@ -201,6 +212,5 @@ def move_probabilities(
         ArgumentError: An argument is not of its allowed values.
         BitWidthError: A value of `X` is not an allowed bit-width.
     """
-    check_name("cost", cost, COSTS)
     moves = GuidedMoves(sensitivity, temperature=temperature, epsilon=epsilon, max_step=max_step)
-    return moves.probabilities(X, cost=cost)
+    return moves.probabilities(X, cost=as_cost(cost))

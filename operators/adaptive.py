@@ -11,6 +11,7 @@ from pymoo.core.population import Population
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.problems.protocol import PolicyProblem, policy_problem
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray, IntArray
 
@@ -87,7 +88,7 @@ def follow(algorithm: Any) -> None:
             known.setdefault(vector.tobytes(), (vector, np.asarray(f, dtype=np.float64)))
 
 
-def adapted_to_front(sensitivity: SensitivityTable, problem: Any, data: dict[str, Any]) -> SensitivityTable:
+def adapted_to_front(sensitivity: SensitivityTable, problem: PolicyProblem, data: dict[str, Any]) -> SensitivityTable:
     """Return the table adapted to the evaluated policies around an algorithm's front.
 
     Args:
@@ -98,7 +99,7 @@ def adapted_to_front(sensitivity: SensitivityTable, problem: Any, data: dict[str
     Raises:
         ArgumentError: The difference is not an objective.
     """
-    objectives = tuple(getattr(problem, "objectives", ()))
+    objectives = policy_problem(problem).objectives
     if "difference" not in objectives:
         raise ArgumentError(f"adaptive: the problem has the objectives {objectives}; allowed: with 'difference'")
     known = list(data.get(_KEY, {}).values())

@@ -6,15 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from pymoo.core.crossover import Crossover
 
-from evoq_moo._genes import gene_tables, problem_space
+from evoq_moo.costs import gene_tables
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.problems.protocol import PolicyProblem, problem_space
 from evoq_moo.space import SearchSpace
 
 
 class BitCrossover(Crossover):  # type: ignore[misc]
     """Base of crossovers of bit-width vectors."""
 
-    def do(self, problem: Any, pop: Any, *args: Any, **kwargs: Any) -> Any:
+    def do(self, problem: PolicyProblem, pop: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the offspring of pairs of parents, as pymoo's :meth:`Crossover.do`, with int64 vectors.
 
         Raises:
@@ -58,7 +59,12 @@ class UniformBitCrossover(BitCrossover):
         self.prob_layer = check_number("prob_layer", prob_layer, 0, 1)
 
     def _do(
-        self, problem: Any, X: npt.NDArray[Any], *_args: Any, random_state: np.random.Generator, **_kwargs: Any
+        self,
+        problem: PolicyProblem,
+        X: npt.NDArray[Any],
+        *_args: Any,
+        random_state: np.random.Generator,
+        **_kwargs: Any,
     ) -> npt.NDArray[Any]:
         """Return the offspring of pairs of parents, all of them crossed.
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo._genes import costs_of, gene_tables, problem_space
-from evoq_moo.cost import check_cost, cost_by_layer
+from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import check_number
-from evoq_moo.space import FloatArray, IntArray
+from evoq_moo.problems.protocol import PolicyProblem, problem_space, traded_costs
+from evoq_moo.space import IntArray
 
 from .crossover import BitCrossover, check_pairs
 
@@ -28,21 +28,25 @@ class FrontAwareCrossover(BitCrossover):
     Args:
         prob: Probability that a pair of parents is crossed at all; otherwise the offspring are copies.
         tail: Probability of the second way.
-        cost: ``"size_mib"`` or ``"gbops"``. None: the one among the problem's objectives and budgets; where both are
-            or neither is, drawn for each pair.
+        cost: A cost, or the name of one that needs no table. None: drawn for each pair among the costs of the problem's
+            objectives and budgets, or among all that it knows where it names none.
 
     Raises:
         ArgumentError: An argument is not of its allowed values.
     """
 
-    def __init__(self, *, prob: float = 0.5, tail: float = 0.5, cost: str | None = None) -> None:
+    def __init__(self, *, prob: float = 0.5, tail: float = 0.5, cost: str | Cost | None = None) -> None:
         super().__init__(2, 2, prob=check_number("prob", prob, 0, 1))
         self.tail = check_number("tail", tail, 0, 1)
-        check_cost(cost)
-        self.cost = cost
+        self.cost = None if cost is None else as_cost(cost)
 
     def _do(
-        self, problem: Any, X: npt.NDArray[Any], *_args: Any, random_state: np.random.Generator, **_kwargs: Any
+        self,
+        problem: PolicyProblem,
+        X: npt.NDArray[Any],
+        *_args: Any,
+        random_state: np.random.Generator,
+        **_kwargs: Any,
     ) -> IntArray:
         """Return the offspring of pairs of parents, all of them crossed.
 
@@ -63,7 +67,7 @@ class FrontAwareCrossover(BitCrossover):
         tables = gene_tables(space)
         parents = np.stack([tables.bits[tables.columns(x)] for x in X])
         pairs, layers = int(X.shape[1]), len(space.layers)
-        costs = (self.cost,) if self.cost is not None else costs_of(problem)
+        costs = (self.cost,) if self.cost is not None else traded_costs(problem)
         drawn = random_state.integers(len(costs), size=(pairs,))
         tails = random_state.random(size=(pairs,)) < self.tail
         cuts = random_state.integers(1, max(layers, 2), size=(pairs,))
@@ -73,13 +77,13 @@ class FrontAwareCrossover(BitCrossover):
         exchanged[:, tails] = np.arange(layers) >= cuts[tails, None]
         bits = np.stack([space.decode(x) for x in parents])
         for i in np.flatnonzero(~tails):
-            change = np.diff(cost_by_layer(space.layers, bits[:, i], costs[drawn[i]]), axis=0)[0]
+            change = np.diff(costs[drawn[i]].by_layer(space.layers, bits[:, i]), axis=0)[0]
             exchanged[0, i] = _towards(targets[i] * change.sum(), change, orders[0, i])
             exchanged[1, i] = _towards((targets[i] - 1) * change.sum(), -change, orders[1, i])
         return np.asarray(np.where(exchanged[..., tables.layer], parents[::-1], parents))
 
 
-def _towards(target: float, change: FloatArray, order: IntArray) -> npt.NDArray[np.bool_]:
+def _towards(target: float, change: IntArray, order: IntArray) -> npt.NDArray[np.bool_]:
     """Return which layers to exchange, in an order, so that the sum of their changes nears a target."""
     taken = np.zeros(len(change), dtype=bool)
     total = 0.0

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from pymoo.core.mutation import Mutation
 
-from evoq_moo._genes import check_same_genes, costs_of, gene_tables
-from evoq_moo.cost import check_cost
+from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.problems.protocol import PolicyProblem, check_same_genes, traded_costs
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import IntArray
 
@@ -26,13 +26,13 @@ class SensitivityGuidedMutation(Mutation):  # type: ignore[misc]
     a later one winning where two hit the same gene, so a mutated vector always differs from the one it came from.
 
     A move sets one gene to another of its choices. With probability `epsilon` any gene and any other choice are as
-    likely. Otherwise it goes down (narrower) or up (wider) with equal probability, and is drawn among the moves of that
-    direction with probability proportional to `merit ** (1 / temperature)`, the merit being cost saved per difference
-    added on the way down and difference removed per cost added on the way up. A move's difference is the change of the
-    gene's own entry in the table, its cost change is exact for the individual.
+    likely. Otherwise it saves cost or widens a gene with equal probability, and is drawn among the moves that do with
+    probability proportional to `merit ** (1 / temperature)`, the merit being cost saved per difference added where it
+    saves and difference removed per cost added where it widens. A move's difference is the change of the gene's own
+    entry in the table, its cost change is exact for the individual.
 
-    A share `paired` of the individuals keeps its budget instead: their moves all go up, and then genes that did not
-    move go down, one choice at a time and by merit, until the individual costs no more than before. Where that is not
+    A share `paired` of the individuals keeps its budget instead: their moves all widen, and then genes that did not
+    move save, one move at a time and by merit, until the individual costs no more than before. Where that is not
     possible (nothing can be widened, or the others can't pay for it) the individual makes ordinary moves.
 
     In the adaptive mode the table is re-estimated in every generation from what the algorithm has evaluated, around
@@ -49,8 +49,8 @@ class SensitivityGuidedMutation(Mutation):  # type: ignore[misc]
         epsilon: Probability that a move is uniformly random; above 0 every policy can be reached from every other
             (with `paired` below 1).
         max_step: Most choices that a guided move may go down or up at once; None for no limit.
-        cost: ``"size_mib"`` or ``"gbops"``. None: the one among the problem's objectives and budgets; where both are
-            or neither is, drawn for each individual.
+        cost: A cost, or the name of one that needs no table. None: drawn for each individual among the costs of the
+            problem's objectives and budgets, or among all that it knows where it names none.
         paired: Share of individuals whose moves keep their budget, 0 to 1.
         adaptive: Re-estimate the table as the search goes.
 
@@ -67,14 +67,13 @@ class SensitivityGuidedMutation(Mutation):  # type: ignore[misc]
         temperature: float = 1.0,
         epsilon: float = 0.1,
         max_step: int | None = 1,
-        cost: str | None = None,
+        cost: str | Cost | None = None,
         paired: float = 0.0,
         adaptive: bool = False,
     ) -> None:
         super().__init__(prob=check_number("prob", prob, 0, 1), vtype=np.int64)
         self.moves = check_number("moves", moves, 1, np.inf)
-        check_cost(cost)
-        self.cost = cost
+        self.cost = None if cost is None else as_cost(cost)
         self.paired = check_number("paired", paired, 0, 1)
         self.adaptive = bool(adaptive)
         self.guided = GuidedMoves(sensitivity, temperature=temperature, epsilon=epsilon, max_step=max_step)
@@ -85,7 +84,7 @@ class SensitivityGuidedMutation(Mutation):  # type: ignore[misc]
         self._followed = algorithm.data
         follow(algorithm)
 
-    def _moves(self, problem: Any, algorithm: Any) -> GuidedMoves:
+    def _moves(self, problem: PolicyProblem, algorithm: Any) -> GuidedMoves:
         """Return the moves to draw from: the table's, or those of what the algorithm has seen since."""
         if not self.adaptive:
             return self.guided
@@ -108,7 +107,7 @@ class SensitivityGuidedMutation(Mutation):  # type: ignore[misc]
 
     def _do(
         self,
-        problem: Any,
+        problem: PolicyProblem,
         X: npt.ArrayLike,
         *_args: Any,
         random_state: np.random.Generator,
@@ -136,7 +135,7 @@ class SensitivityGuidedMutation(Mutation):  # type: ignore[misc]
         tables = gene_tables(space)
         mutated = tables.bits[tables.columns(X)]
         moves = self._moves(problem, algorithm)
-        costs = (self.cost,) if self.cost is not None else costs_of(problem)
+        costs = (self.cost,) if self.cost is not None else traded_costs(problem)
         drawn = random_state.integers(len(costs), size=len(mutated))
         counts = 1 + np.asarray(random_state.poisson(self.moves - 1, size=len(mutated)))
         u = random_state.random((len(mutated), int(counts.max(initial=0))))

@@ -1,15 +1,15 @@
 """Initial population from the sensitivity table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pymoo.core.sampling import Sampling
 
-from evoq_moo._genes import COST_OF, check_same_genes, costs_of, gene_tables
-from evoq_moo.baselines import additive_front, additive_optimum, greedy_path, spread
-from evoq_moo.cost import COSTS, check_cost, cost_matrix
+from evoq_moo.baselines import AdditiveFront, additive_front, additive_optimum, greedy_path, spread
+from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name, check_number
+from evoq_moo.problems.protocol import PolicyProblem, check_same_genes, cost_limits, traded_costs
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import IntArray, SearchSpace
 
@@ -38,14 +38,14 @@ class SensitivitySampling(Sampling):  # type: ignore[misc]
 
     - ``"additive"``: points of the additive model's front (:func:`evoq_moo.baselines.additive_front`), evenly spread;
       for a problem of one objective whose budget limits the cost, those nearest within the budget instead, and where
-      budgets limit both costs, first the additive model's optima within both
+      budgets limit several costs, first the additive model's optima within all of them
       (:func:`evoq_moo.baselines.additive_optimum`) and within slightly smaller ones;
     - ``"greedy"``: points of :func:`greedy_path`, evenly spread over its steps;
     - ``"diagonal"``: one bit-width for all genes, first exactly, then with every gene moved to a neighbouring choice
       with probability `JITTER`;
     - ``"random"``: every gene drawn uniformly from its choices.
 
-    Our choice; a table lookup alone ties a naive search (DESIGN.md: normalized hypervolume 0.670 for the greedy path
+    Our choice; a table lookup alone ties a naive search (normalized hypervolume 0.670 for the greedy path
     without search, 0.666 for NSGA-II with guided mutation from a diagonal start, 0.687 from points of the path), so
     most points are of the additive front. The others keep the table's errors from deciding everything.
 
@@ -55,15 +55,15 @@ class SensitivitySampling(Sampling):  # type: ignore[misc]
         sensitivity: The sensitivity table, measured on the problem's own space.
         mix: Shares of ``"additive"``, ``"greedy"``, ``"diagonal"`` and ``"random"``, each 0 or more, scaled to sum to
             1; a missing one is 0. None: `DEFAULT_MIX`.
-        cost: ``"size_mib"`` or ``"gbops"``. None: the one among the problem's objectives and budgets; where both are
-            or neither is, the additive and the greedy points are split between both.
+        cost: A cost, or the name of one that needs no table. None: the additive and the greedy points are split
+            between the costs among the problem's objectives and budgets, or all that it knows where it names none.
 
     Raises:
         ArgumentError: An argument is not of its allowed values.
     """
 
     def __init__(
-        self, sensitivity: SensitivityTable, *, mix: Mapping[str, float] | None = None, cost: str | None = None
+        self, sensitivity: SensitivityTable, *, mix: Mapping[str, float] | None = None, cost: str | Cost | None = None
     ) -> None:
         super().__init__()
         self.sensitivity = check_sensitivity(sensitivity)
@@ -75,11 +75,10 @@ class SensitivitySampling(Sampling):  # type: ignore[misc]
         if total <= 0:
             raise ArgumentError(f"mix: given {given}; allowed: at least one share above 0")
         self.mix = {kind: given.get(kind, 0.0) / total for kind in KINDS}
-        check_cost(cost)
-        self.cost = cost
+        self.cost = None if cost is None else as_cost(cost)
 
     def _do(
-        self, problem: Any, n_samples: int, *_args: Any, random_state: np.random.Generator, **_kwargs: Any
+        self, problem: PolicyProblem, n_samples: int, *_args: Any, random_state: np.random.Generator, **_kwargs: Any
     ) -> IntArray:
         """Return the initial vectors.
 
@@ -96,18 +95,20 @@ class SensitivitySampling(Sampling):  # type: ignore[misc]
         """
         space = self.sensitivity.space
         check_same_genes(problem, space)
-        costs = (self.cost,) if self.cost is not None else costs_of(problem)
+        costs = (self.cost,) if self.cost is not None else traded_costs(problem)
         n_additive = round(self.mix["additive"] * n_samples)
         n_greedy = min(round(self.mix["greedy"] * n_samples), n_samples - n_additive)
         n_diagonal = min(round(self.mix["diagonal"] * n_samples), n_samples - n_additive - n_greedy)
         points = [space.upper, space.lower]
-        limits = {cost: _limit(problem, cost) for cost in costs}
-        if len(costs) > 1 and None not in limits.values():
-            optima = _within_both(self.sensitivity, problem.budgets, min(n_additive, OPTIMA))
+        # The front is what several objectives ask for, whatever the budgets.
+        limits = cost_limits(problem) if problem.n_obj == 1 else {}
+        if len(costs) > 1 and all(cost.name in limits for cost in costs):
+            optima = _within_all(self.sensitivity, limits, costs, min(n_additive, OPTIMA))
             points += optima
             n_additive -= len(optima)
         for k, cost in enumerate(costs):
-            points += _along_front(self.sensitivity, cost, _part(n_additive, k, len(costs)), limits[cost])
+            n = _part(n_additive, k, len(costs))
+            points += _along_front(self.sensitivity, cost, n, limits.get(cost.name))
             points += _along_path(self.sensitivity, cost, _part(n_greedy, k, len(costs)))
         points += _diagonal(space, n_diagonal, random_state)
         return _distinct(space, points, n_samples, random_state)
@@ -118,58 +119,59 @@ def _part(n: int, k: int, parts: int) -> int:
     return n * (k + 1) // parts - n * k // parts
 
 
-def _limit(problem: Any, cost: str) -> float | None:
-    """Return the budget on a cost (MiB or GBOPs) of a problem with one objective; None where there is none."""
-    budgets = getattr(problem, "budgets", None) or {}
-    limits = [float(limit) for name, limit in budgets.items() if COST_OF.get(name) == cost]
-    return min(limits) if limits and getattr(problem, "n_obj", 0) == 1 else None
+def table_front(sensitivity: SensitivityTable, cost: Cost) -> AdditiveFront:
+    """Return the additive front, in steps of a cost (`STEPS` of its range) that keep it fast."""
+    low, high = cost.bounds(sensitivity.space)
+    resolution = (high - low) / STEPS if high > low else None
+    return additive_front(sensitivity, cost=cost, resolution=resolution, progress=False)
 
 
-def _along_front(sensitivity: SensitivityTable, cost: str, n: int, limit: float | None) -> list[IntArray]:
+def _along_front(sensitivity: SensitivityTable, cost: Cost, n: int, limit: float | None) -> list[IntArray]:
     """Return `n` points of the additive front, or all where there are fewer.
 
     Args:
         sensitivity: The sensitivity table.
-        cost: Name of the cost.
+        cost: The cost.
         n: Number of points.
-        limit: None for points evenly spread over the front; else those nearest within this cost (MiB or GBOPs).
+        limit: None for points evenly spread over the front; else those nearest within this cost, in its unit.
     """
-    space = sensitivity.space
-    low, high = cost_matrix(space.layers, space.decode(np.stack([space.lower, space.upper])))[:, COSTS.index(cost)]
-    if n == 0 or low == high:
+    if n == 0:
         return []
-    front = additive_front(sensitivity, cost=cost, resolution=float(high - low) / STEPS, progress=False)
+    front = table_front(sensitivity, cost)
     if limit is None:
         return list(spread(front, n))
     within = int(np.searchsorted(front.costs, limit, side="right"))
     return list(front.vectors(np.arange(max(0, within - n), within)))
 
 
-def _within_both(sensitivity: SensitivityTable, budgets: Mapping[str, float], n: int) -> list[IntArray]:
-    """Return up to `n` different optima of the additive model within both budgets, and within smaller and smaller ones.
+def _within_all(
+    sensitivity: SensitivityTable, limits: Mapping[str, float], costs: Sequence[Cost], n: int
+) -> list[IntArray]:
+    """Return up to `n` different optima of the additive model within all limits, and within smaller and smaller ones.
 
     Args:
         sensitivity: The sensitivity table.
-        budgets: The problem's; those that are of no cost are left out.
+        limits: Limits of the costs.
+        costs: The costs.
         n: Number of programs to solve.
     """
-    limits = {name: limit for name, limit in budgets.items() if name in COST_OF}
     found: dict[bytes, IntArray] = {}
     for k in range(n):
+        budgets = {cost.name: (1 - TIGHTER * k) * limits[cost.name] for cost in costs}
         try:
-            x = additive_optimum(sensitivity, budgets={name: (1 - TIGHTER * k) * at for name, at in limits.items()})
+            x = additive_optimum(sensitivity, budgets=budgets, costs=costs)
         except InfeasibleBudgetError:
             break
         found.setdefault(x.tobytes(), x)
     return list(found.values())
 
 
-def _along_path(sensitivity: SensitivityTable, cost: str, n: int) -> list[IntArray]:
+def _along_path(sensitivity: SensitivityTable, cost: Cost, n: int) -> list[IntArray]:
     """Return `n` points of the greedy path, or all where there are fewer, evenly spread over its steps.
 
     Args:
         sensitivity: The sensitivity table.
-        cost: Name of the cost.
+        cost: The cost.
         n: Number of points.
     """
     path = greedy_path(sensitivity, cost)

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from pymoo.core.mutation import Mutation
 
-from evoq_moo._genes import gene_tables, problem_space
+from evoq_moo.costs import gene_tables
 from evoq_moo.errors import check_number
+from evoq_moo.problems.protocol import PolicyProblem, problem_space
 from evoq_moo.space import IntArray
 
 
@@ -28,7 +29,7 @@ class UniformBitMutation(Mutation):  # type: ignore[misc]
         super().__init__(prob=check_number("prob", prob, 0, 1), prob_var=prob_var, vtype=np.int64)
 
     def _do(
-        self, problem: Any, X: npt.ArrayLike, *_args: Any, random_state: np.random.Generator, **_kwargs: Any
+        self, problem: PolicyProblem, X: npt.ArrayLike, *_args: Any, random_state: np.random.Generator, **_kwargs: Any
     ) -> IntArray:
         """Return mutated vectors.
 

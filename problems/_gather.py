@@ -1,8 +1,10 @@
 """Sums over layers of table rows that bit-widths choose: costs and surrogate terms of many policies at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from evoq_moo.cost import bit_operations, weight_bit_count
+from evoq_moo.costs import Cost, layer_choices
 from evoq_moo.space import ALLOWED_BITS, FloatArray, IntArray, SearchSpace
 
 BLOCK = 2048
@@ -12,45 +14,46 @@ BLOCK = 2048
 class LayerSums:
     """Adds up, for each policy, one row of a table for every layer; the row is chosen by the layer's bit-widths.
 
-    A row holds the layer's weight bits, its BOPs, and terms of the caller's: sums of the genes' own. Costs are whole
+    A row holds the layer's counts of each cost, then the sums over its genes of the model's terms. Counts are whole
     numbers far below 2^53, so their float64 sums are exact.
 
     A policy's sums are added in the same order whatever it is evaluated with, so they don't depend on it.
 
     Args:
         space: The search space, with at least one gene.
+        costs: The costs.
         terms: Float64 `(n_var, bits, terms)`: what each gene adds at each of `bits`.
         bits: Bit-widths of the second axis, ascending.
     """
 
-    def __init__(self, space: SearchSpace, terms: FloatArray, bits: tuple[int, ...]) -> None:
+    def __init__(self, space: SearchSpace, costs: Sequence[Cost], terms: FloatArray, bits: tuple[int, ...]) -> None:
         self._space = space
-        count = len(bits)
         self._column = np.zeros(max(ALLOWED_BITS) + 1, dtype=np.int64)
-        self._column[list(bits)] = np.arange(count)
+        self._column[list(bits)] = np.arange(len(bits))
         self._allows = np.zeros((max(ALLOWED_BITS) + 1, space.n_var), dtype=bool)
         for j, gene in enumerate(space.genes):
             self._allows[list(gene.choices), j] = True
-        layers = np.array([gene.layer for gene in space.genes])
-        fixed = sorted(set(range(len(space.layers))) - set(layers.tolist()))
-        self._start = np.zeros(2 + terms.shape[2])
-        self._start[:2] = _costs(space, fixed, space.base[None, fixed])[0]
+        counts = [cost.options(space) for cost in costs]
+        self._start = np.zeros(len(costs) + terms.shape[2])
+        self._start[: len(costs)] = [cost.fixed for cost in costs]
         self._parts: list[tuple[IntArray, FloatArray]] = []
-        for layer in sorted(set(layers.tolist())):
-            genes = np.flatnonzero(layers == layer)
-            options = np.stack(np.meshgrid(*[np.arange(count)] * len(genes), indexing="ij"), axis=-1)
-            options = options.reshape(-1, len(genes))
-            widths = np.repeat(space.base[None, [layer]], len(options), axis=0)
-            rows = np.zeros((len(options), 2 + terms.shape[2]))
-            for k, j in enumerate(genes.tolist()):
-                widths[:, 0, list(space.genes[j].columns)] = np.array(bits)[options[:, k], None]
-                rows[:, 2:] += terms[j, options[:, k]]
-            rows[:, :2] = _costs(space, [layer], widths)
-            self._parts.append((genes, rows))
-        self._count = count
+        for choices in layer_choices(space):
+            spent = np.stack([of_cost[choices.layer] for of_cost in counts], axis=1)
+            if not choices.genes:
+                self._start[: len(costs)] += spent[0]
+                continue
+            columns = self._column[choices.bits]
+            place = np.zeros(len(columns), dtype=np.int64)
+            for column in columns.T:
+                place = place * len(bits) + column
+            rows = np.full((len(bits) ** len(choices.genes), len(self._start)), np.nan)
+            rows[place, : len(costs)] = spent
+            rows[place, len(costs) :] = terms[list(choices.genes), columns].sum(axis=1)
+            self._parts.append((np.array(choices.genes), rows))
+        self._count = len(bits)
 
     def __call__(self, X: IntArray) -> FloatArray:
-        """Return the sums of vectors `(n, n_var)`: weight bits, BOPs, then the terms, float64 `(n, 2 + terms)`.
+        """Return the sums of vectors `(n, n_var)`: counts of costs, then the terms, float64 `(n, costs + terms)`.
 
         Raises:
             BitWidthError: A value is not an allowed bit-width of its gene.
@@ -75,10 +78,3 @@ class LayerSums:
         if not in_range or not self._allows[given, np.arange(given.shape[1])].all():
             return self._space.check(given)  # which names what is not allowed
         return given
-
-
-def _costs(space: SearchSpace, layers: list[int], bits: IntArray) -> FloatArray:
-    """Return weight bits and BOPs of some layers' bit-widths `(n, layers, 2)`, float64 `(n, 2)`, exact."""
-    chosen = [space.layers[i] for i in layers]
-    counts = [weight_bit_count(chosen, bits), bit_operations(chosen, bits)]
-    return np.stack(counts, axis=-1).astype(np.float64)

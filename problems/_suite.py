@@ -80,7 +80,7 @@ def variant_budgets(surrogate: Surrogate, variant: str) -> dict[str, float]:
         return {}
     space = surrogate.sensitivity.space
     problem = SurrogateProblem(surrogate, objectives=("size",))
-    return {"size_mib": float(problem.values(space.uniform(CAPPED_BITS)[None])["size"][0])}
+    return {"size": float(problem.values(space.uniform(CAPPED_BITS)[None])["size"][0])}
 
 
 @lru_cache(maxsize=1)

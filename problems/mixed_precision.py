@@ -1,15 +1,15 @@
 """Mixed-precision quantization of one network as a pymoo Problem."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 from evoq_moo.calibration import CalibratingNetwork, CalibratingRecipe
-from evoq_moo.cost import cost_matrix
+from evoq_moo.costs import BoolArray, Cost
 from evoq_moo.errors import ArgumentError
+from evoq_moo.evaluated import EvaluatedNetwork
 from evoq_moo.evaluation import Evaluator
-from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import EvaluationStore
@@ -26,12 +26,13 @@ class MixedPrecisionProblem(BitWidthProblem):
 
     Args:
         network: The network to quantize.
-        objectives: Any of ``"difference"``, ``"size"``, ``"bops"`` and ``"latency"``, all minimized, in this order in
+        objectives: ``"difference"`` and names of costs (``"size"``, ``"bops"``, ...), all minimized, in this order in
             `F`.
-        budgets: Limits as constraints: ``"difference"``, ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs),
-            ``"latency_ms"`` (ms). Each gives one inequality `value / limit - 1 <= 0` in `G`. With one objective this
-            is the paper's search under the budget of a uniform k-bit network.
-        latency: Times of the layers; needed where latency is an objective or has a budget.
+        budgets: Limits by the same names, each in its unit (MiB, 10^9 BOPs, ...). Each gives one inequality
+            `value / limit - 1 <= 0` in `G`. With one objective this is the paper's search under the budget of a
+            uniform k-bit network.
+        costs: Costs beside size and bit operations: a :class:`LatencyTable` where ``"latency"`` is an objective or
+            has a budget, or any :class:`~evoq_moo.costs.Cost`.
         store: Where evaluations are kept: a path, an :class:`EvaluationStore`, or None for memory.
         workers: Evaluate on this many processes of our own.
         executor: Or on this `concurrent.futures.Executor` (Dask: `client.get_executor()`).
@@ -45,6 +46,7 @@ class MixedPrecisionProblem(BitWidthProblem):
         space: Its search space.
         objectives: Names of the objectives.
         budgets: The limits.
+        costs: All costs that it knows.
         evaluator: Gives differences, from the store where they are known.
         on_result: Called after every policy that had to be computed; for progress displays.
 
@@ -61,7 +63,7 @@ class MixedPrecisionProblem(BitWidthProblem):
         *,
         objectives: Sequence[str] = ("difference", "bops"),
         budgets: Mapping[str, float] | None = None,
-        latency: LatencyTable | None = None,
+        costs: Sequence[Cost] = (),
         store: EvaluationStore | str | Path | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
@@ -70,10 +72,9 @@ class MixedPrecisionProblem(BitWidthProblem):
     ) -> None:
         if not isinstance(network, QuantizedNetwork):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
-        super().__init__(network.space, objectives=objectives, budgets=budgets, latency=latency)
+        super().__init__(network.space, objectives=objectives, budgets=budgets, costs=costs)
         self.network = network
-        self.on_result: Callable[[], None] | None = None
-        evaluated = network
+        evaluated: EvaluatedNetwork = network
         if calibrate is not None:
             evaluated = CalibratingNetwork(network, calibrate)
             recipe = None if recipe is None else CalibratingRecipe(recipe, calibrate)
@@ -81,16 +82,21 @@ class MixedPrecisionProblem(BitWidthProblem):
         self._check_difference_budget()
 
     def _values(self, X: IntArray, *, difference: bool) -> dict[str, FloatArray]:
-        bits = self.space.decode(X)
-        costs = cost_matrix(self.space.layers, bits)
-        values = {"size": costs[:, 0], "bops": costs[:, 1]}
+        values = self._costs(X)
         if difference:
-            values["difference"] = self.evaluator.differences(bits, on_result=self.on_result)
+            values["difference"] = self.evaluator.differences(self.space.decode(X), on_result=self.on_result)
         return values
+
+    def known(self, X: IntArray) -> BoolArray:
+        """Return for which vectors `(n, n_var)` the difference is in the store, bool `(n,)`."""
+        return self.evaluator.known(self.space.decode(X))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The metric, and the fingerprint of what was evaluated."""
+        evaluated = self.evaluator.network
+        return {"metric": evaluated.metric, "fingerprint": evaluated.fingerprint}
 
     def close(self) -> None:
         """End worker processes and close the store, unless it was given open."""
         self.evaluator.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "on_result": None}

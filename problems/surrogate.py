@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from evoq_moo.analysis import FrozenReference
+from evoq_moo.costs import Cost
 from evoq_moo.errors import ArgumentError
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.network import QuantizedNetwork
@@ -47,8 +48,9 @@ class SurrogateProblem(BitWidthProblem):
 
     Args:
         surrogate: The model.
-        objectives: Any of ``"difference"``, ``"size"`` and ``"bops"``, all minimized, in this order in `F`.
-        budgets: Limits as constraints, as :class:`MixedPrecisionProblem` takes them.
+        objectives: As :class:`MixedPrecisionProblem` takes them.
+        budgets: The same.
+        costs: The same.
         name: Name of the problem.
         reference: Its frozen reference, if it has one.
 
@@ -73,25 +75,26 @@ class SurrogateProblem(BitWidthProblem):
         *,
         objectives: Sequence[str] = ("difference", "bops"),
         budgets: Mapping[str, float] | None = None,
+        costs: Sequence[Cost] = (),
         name: str = "",
         reference: FrozenReference | None = None,
     ) -> None:
         if not isinstance(surrogate, Surrogate):
             raise ArgumentError(f"surrogate: given {type(surrogate).__name__}; allowed: a Surrogate")
-        super().__init__(surrogate.sensitivity.space, objectives=objectives, budgets=budgets)
+        super().__init__(surrogate.sensitivity.space, objectives=objectives, budgets=budgets, costs=costs)
         self.surrogate = surrogate
         self._model = surrogate.model
         self.name = name
         self.reference = reference
         self.sensitivity = surrogate.sensitivity
-        self._sums = LayerSums(self.space, self._model.terms, surrogate.sensitivity.bits)
+        self._sums = LayerSums(self.space, self.costs, self._model.terms, surrogate.sensitivity.bits)
         self._check_difference_budget()
 
     def _values(self, X: IntArray, *, difference: bool) -> dict[str, FloatArray]:
         sums = self._sums(X)
-        values = {"size": sums[:, 0] / 8 / 2**20, "bops": sums[:, 1] / 1e9}
+        values = {cost.name: sums[:, k] / cost.scale for k, cost in enumerate(self.costs)}
         if difference:
-            values["difference"] = self._model.differences(sums[:, 2:])
+            values["difference"] = self._model.differences(sums[:, len(self.costs) :])
         return values
 
     def true_evaluate(

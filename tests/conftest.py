@@ -61,7 +61,9 @@ def front_of() -> Callable[..., ParetoFront]:
 
     def make(values: Sequence[tuple[float, float, float]], objectives=("difference", "bops")) -> ParetoFront:
         points = [
-            FrontPoint(policy=Policy(("a", "b"), (2 + i % 7, 8), (2 + i // 7, 8)), difference=d, size_mib=s, gbops=b)
+            FrontPoint(
+                policy=Policy(("a", "b"), (2 + i % 7, 8), (2 + i // 7, 8)), difference=d, costs={"size": s, "bops": b}
+            )
             for i, (d, s, b) in enumerate(values)
         ]
         return ParetoFront(points=tuple(points), objectives=objectives)

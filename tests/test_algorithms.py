@@ -76,7 +76,7 @@ def test_the_default_depends_on_the_objectives(network):
 
 def test_uniform_budget_is_the_cost_of_the_uniform_policy(network):
     cost = network.cost(network.uniform(5))
-    assert evoq.uniform_budget(network, 5) == {"size_mib": cost.size_mib, "bops": cost.gbops}
+    assert evoq.uniform_budget(network, 5) == {"size": cost.size_mib, "bops": cost.gbops}
 
 
 def test_bad_input_is_named_before_any_work(network):

@@ -108,7 +108,8 @@ def test_pick(front, how, expected):
     [
         ("kne", ArgumentError, "allowed: knee, knee-angle"),
         ("4", ArgumentError, "0..3"),
-        ("latency<=3", UnknownNameError, "latency"),
+        ("latency<=3", ArgumentError, "latency"),
+        ("power<=3", UnknownNameError, "power"),
         ("bops<=0.5", InfeasibleBudgetError, "smallest on this front is 1"),
         ("bops<=x", ArgumentError, "bops<=x"),
         ("weights=1", ArgumentError, "2 numbers"),

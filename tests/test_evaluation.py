@@ -141,13 +141,18 @@ def fail_below(limit, _reference, quantized):
     return float("nan") if quantized[0].std() < limit else 1.0
 
 
-def test_a_failing_policy_leaves_the_others_in_the_store(tiny_model, tiny_samples, tmp_path):
+def test_a_policy_without_a_difference_is_infinite_and_the_others_go_on(tiny_model, tiny_samples, tmp_path, caplog):
     network = evoq.QuantizedNetwork(tiny_model, tiny_samples, difference=partial(fail_below, 0.0), progress=False)
     evaluator = Evaluator(network, store=tmp_path / "a.sqlite")
     policies = network.space.decode(network.space.sample(3, np.random.default_rng(0)))
     evaluator.differences(policies[:2])
     network._difference = partial(fail_below, 1e9)
+    with caplog.at_level("WARNING", logger="evoq_moo"):
+        found = evaluator.differences(policies)
+    assert found.tolist() == [1.0, 1.0, np.inf]
+    assert "a policy is infeasible: difference: 'functools.partial' gave nan" in caplog.text
+    assert evaluator.differences(policies).tolist() == found.tolist()  # from the store
+    assert (evaluator.store.count(), evaluator.computed) == (3, 3)
     with pytest.raises(NonFiniteError):
-        evaluator.differences(policies)
-    assert evaluator.store.count() == 2
+        network.difference_of(policies[2])
     evaluator.close()

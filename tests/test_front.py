@@ -163,7 +163,7 @@ def test_costs_of_another_network_are_noticed(front, network):
         check_costs(front.points, network.space)
     policy = network.uniform(4)
     with pytest.raises(FormatError, match="another network or input size"):
-        check_costs([FrontPoint(policy=policy, difference=0, size_mib=1, gbops=1)], network.space)
+        check_costs([FrontPoint(policy=policy, difference=0, costs={"size": 1, "bops": 1})], network.space)
 
 
 def test_table_shows_every_point_and_the_knee(front):
@@ -178,5 +178,5 @@ def test_table_shows_every_point_and_the_knee(front):
 
 
 def test_results_of_other_problems_are_refused():
-    with pytest.raises(ArgumentError, match="a pymoo result on a MixedPrecisionProblem"):
+    with pytest.raises(ArgumentError, match="problem: given NoneType.*allowed: a PolicyProblem"):
         ParetoFront.from_result(SimpleNamespace(problem=None, X=None))

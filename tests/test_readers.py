@@ -341,7 +341,7 @@ class TestStore:
         [
             ("difference", "x"),
             ("difference", b"x"),
-            ("difference", float("inf")),
+            ("difference", -float("inf")),
             ("policy", "22"),
             ("policy", b"\x09\x02"),
             ("policy", b"\x02"),

@@ -128,7 +128,8 @@ def test_ctrl_c_leaves_a_front_and_the_same_call_goes_on(network, tmp_path, monk
 
 def test_hypervolume_box_holds_the_uniform_policies(network):
     problem = MixedPrecisionProblem(network)
-    ideal, reference = hypervolume_box(problem)
+    first = problem.evaluate(np.stack([network.space.lower, network.space.upper]))
+    ideal, reference = hypervolume_box(problem, first)
     for bits in range(2, 9):
         found = network.evaluate(network.uniform(bits))
         assert ideal[0] <= np.log10(found.difference)
@@ -169,3 +170,48 @@ def test_a_space_smaller_than_the_budget_ends_the_search(tiny_model, tiny_sample
     run = evoq.search(network, evaluations=300, pop_size=16, progress=False)
     assert len(run.vectors) <= network.space.cardinality == 16
     assert not run.interrupted
+
+
+def nan_where_coarse(reference, quantized):
+    """A metric that gives NaN for some policies: those that move the outputs far."""
+    moved = float((reference[0] - quantized[0]).square().mean() / reference[0].square().mean())
+    return moved if moved < 0.05 else float("nan")
+
+
+@pytest.mark.parametrize("name", ["default", "nsga2", "one objective"])
+def test_a_metric_that_gives_nan_for_some_policies(tiny_model, tiny_samples, tmp_path, name):
+    network = evoq.QuantizedNetwork(
+        tiny_model, tiny_samples, difference=nan_where_coarse, engine="reference", progress=False
+    )
+    options = {"evaluations": 60, "pop_size": 12, "progress": False, "store": tmp_path / "s.sqlite"}
+    if name == "one objective":
+        options |= {"objectives": ["difference"], "budgets": evoq.uniform_budget(network, 6)}
+
+    def search():
+        if name != "nsga2":
+            return evoq.search(network, **options)
+        problem = MixedPrecisionProblem(network, store=options["store"])
+        table = evoq.measure_sensitivity(network, evaluator=problem.evaluator, progress=False)
+        found = evoq.run_search(problem, evoq.guided_nsga2(table, pop_size=12), evaluations=60, progress=False)
+        problem.close()
+        return found
+
+    found = search()
+    assert found.front.provenance["policies_without_difference"] > 0
+    assert np.isfinite(found.front.values("difference")).all()
+    again = search()  # as a resumed one: from the store
+    assert again.front.points == found.front.points
+    assert np.array_equal(again.vectors, found.vectors)
+
+
+def test_ctrl_c_in_the_first_generation_of_a_calibrated_search(network, tmp_path, monkeypatch):
+    problem = MixedPrecisionProblem(network, store=tmp_path / "a.sqlite", calibrate="light")
+    evaluated = problem.evaluator.network
+    table = evoq.measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=False)
+    monkeypatch.setattr(evaluated, "difference_of", StopAfter(evaluated, 3))
+    found = evoq.run_search(problem, evoq.guided_nsga2(table, pop_size=8), evaluations=20, progress=False)
+    assert found.interrupted
+    assert len(found.vectors) >= 3
+    assert found.front.provenance["fingerprint"] == evaluated.fingerprint != network.fingerprint
+    assert found.front.provenance["fingerprint"] in problem.evaluator.store.fingerprints()
+    problem.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoq_moo.cost import policy_cost
+from evoq_moo.costs import policy_cost
 from evoq_moo.errors import ArgumentError, BitWidthError, EvoqError, UnknownNameError
 from evoq_moo.space import ALLOWED_BITS, LayerInfo, Policy, SearchSpace
 

@@ -36,13 +36,11 @@ from run_ours import recipe_of
 
 from evoq_moo._run_search import hypervolume_box
 from evoq_moo.analysis import log_difference, normalized_hypervolume
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.costs import as_cost
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.front import ParetoFront
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
-
-COST_OF = {"size": "size_mib", "bops": "gbops"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +161,11 @@ def main(
     evaluator: Evaluator = problem.evaluator
 
     def score(bits: IntArray) -> FloatArray:
-        costs = cost_matrix(network.space.layers, bits)[:, COSTS.index(COST_OF[objective])]
+        costs = as_cost(objective).of(network.space.layers, bits)
         return np.column_stack([evaluator.differences(bits), costs])
 
-    corners = hypervolume_box(problem)
+    ends = problem.evaluate(np.stack([network.space.lower, network.space.upper]))
+    corners = hypervolume_box(problem, ends)
     box = Box(ideal=corners[0], reference=corners[1])
     mine = None
     if ours is not None:

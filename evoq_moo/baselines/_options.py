@@ -5,20 +5,16 @@ layers. A layer's weight and activation bits multiply in its bit operations, so 
 of combined options.
 """
 
-import itertools
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from evoq_moo.cost import bit_operations, weight_bit_count
+from evoq_moo.costs import Cost, layer_choices
 from evoq_moo.errors import ArgumentError
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
-from evoq_moo.space import FloatArray, IntArray, SearchSpace
+from evoq_moo.space import FloatArray, IntArray
 
-UNITS = {"size_mib": 8 * 2**20, "gbops": 10**9}
-"""For each cost, the integer units (weight bits, BOPs) in one of its own (MiB, GBOPs)."""
-_COUNTS = {"size_mib": weight_bit_count, "gbops": bit_operations}
 _DIFFERENCE_BITS = 62
 _LARGEST = 1e300
 
@@ -30,7 +26,7 @@ class LayerOptions:
     Attributes:
         genes: Positions of the layer's genes in a vector.
         bits: Int64 `(k, genes)`: bit-width of each gene.
-        costs: Int64 `(k, costs)`: what each option costs (weight bits or BOPs).
+        costs: Int64 `(k, costs)`: what each option costs, in counts.
         differences: Int64 `(k,)`: sum of the genes' differences in fixed point.
     """
 
@@ -46,7 +42,7 @@ class Options:
 
     Attributes:
         layers: The layers' options.
-        fixed: Int64 `(costs,)`: what the layers without genes cost (weight bits or BOPs).
+        fixed: Int64 `(costs,)`: what does not depend on a gene costs, in counts.
         shift: A difference of `d` in fixed point is `d / 2^shift`.
     """
 
@@ -59,34 +55,22 @@ class Options:
         return np.asarray(np.ldexp(differences.astype(np.float64), -self.shift))
 
 
-def integer_costs(space: SearchSpace, bits: IntArray, cost: str) -> IntArray:
-    """Return the exact cost of bit-widths `(..., layers, 2)`: weight bits or BOPs, int64 `(...)`.
+def integer_limit(cost: Cost, limit: float) -> int:
+    """Return the largest number of counts of a cost whose value in its unit is at most a limit.
 
     Args:
-        space: The search space.
-        bits: The bit-widths.
-        cost: ``"size_mib"`` or ``"gbops"``.
+        cost: The cost.
+        limit: The limit in its unit, finite.
     """
-    return _COUNTS[cost](space.layers, bits)
-
-
-def integer_limit(cost: str, limit: float) -> int:
-    """Return the largest exact cost (weight bits or BOPs) whose value in MiB or GBOPs is at most a limit.
-
-    Args:
-        cost: ``"size_mib"`` or ``"gbops"``.
-        limit: The limit (MiB or GBOPs), finite.
-    """
-    unit = UNITS[cost]
-    largest = math.floor(limit * unit)
-    while (largest + 1) / unit <= limit:
+    largest = math.floor(limit * cost.scale)
+    while (largest + 1) / cost.scale <= limit:
         largest += 1
-    while largest / unit > limit:
+    while largest / cost.scale > limit:
         largest -= 1
     return largest
 
 
-def layer_options(sensitivity: SensitivityTable, costs: tuple[str, ...]) -> Options:
+def layer_options(sensitivity: SensitivityTable, costs: tuple[Cost, ...]) -> Options:
     """Return what the additive model may choose for each layer.
 
     Differences become whole multiples of `2^-shift`, with as many bits as leave room for the largest sum in an int64:
@@ -99,7 +83,7 @@ def layer_options(sensitivity: SensitivityTable, costs: tuple[str, ...]) -> Opti
 
     Args:
         sensitivity: The sensitivity table.
-        costs: One or both of ``"size_mib"`` and ``"gbops"``.
+        costs: One cost or more.
 
     Raises:
         ArgumentError: The table has no genes, is not a table, or has an entry above 1e300.
@@ -113,26 +97,20 @@ def layer_options(sensitivity: SensitivityTable, costs: tuple[str, ...]) -> Opti
     shift = _DIFFERENCE_BITS - math.frexp(total)[1]
     entries = np.rint(np.ldexp(values, shift)).astype(np.int64)
 
-    genes_of: dict[int, list[int]] = {}
-    for j, gene in enumerate(space.genes):
-        genes_of.setdefault(gene.layer, []).append(j)
-    fixed_bits = space.base.copy()
-    fixed_bits[list(genes_of)] = 0
+    counts = [cost.options(space) for cost in costs]
+    fixed = np.array([cost.fixed for cost in costs], dtype=np.int64)
     layers = []
-    for layer, genes in genes_of.items():
-        choices = [sorted(space.genes[j].choices, reverse=True) for j in genes]
-        bits = np.array(list(itertools.product(*choices)), dtype=np.int64)
-        policies = np.zeros((len(bits), len(space.layers), 2), dtype=np.int64)
-        policies[:, layer] = space.base[layer]
-        for j, chosen in zip(genes, bits.T, strict=True):
-            policies[:, layer, list(space.genes[j].columns)] = chosen[:, None]
-        differences = entries[genes, np.searchsorted(sensitivity.bits, bits)].sum(axis=1)
-        spent = np.stack([integer_costs(space, policies, cost) for cost in costs], axis=1)
+    for choices in layer_choices(space):
+        spent = np.stack([of_cost[choices.layer] for of_cost in counts], axis=1)
+        if not choices.genes:
+            fixed += spent[0]
+            continue
+        genes = list(choices.genes)
+        differences = entries[genes, np.searchsorted(sensitivity.bits, choices.bits)].sum(axis=1)
         kept = _nondominated(np.column_stack([spent, differences]))
         layers.append(
-            LayerOptions(genes=tuple(genes), bits=bits[kept], costs=spent[kept], differences=differences[kept])
+            LayerOptions(genes=choices.genes, bits=choices.bits[kept], costs=spent[kept], differences=differences[kept])
         )
-    fixed = np.array([integer_costs(space, fixed_bits, cost) for cost in costs], dtype=np.int64)
     return Options(layers=tuple(layers), fixed=fixed, shift=shift)
 
 

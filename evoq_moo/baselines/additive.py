@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name, check_number
+from evoq_moo.costs import Cost, as_cost
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 
 from ._merge import falling, merge
-from ._options import UNITS, Options, integer_limit, layer_options
+from ._options import Options, integer_limit, layer_options
 
 MAX_STATES = 200_000_000
 """Default limit of the states of :func:`additive_front`: 1 GB."""
@@ -35,16 +35,16 @@ class AdditiveFront:
 
     Attributes:
         space: The search space.
-        cost: ``"size_mib"`` or ``"gbops"``.
-        costs: Float64 `(points,)`, increasing (MiB or GBOPs).
-        integer_costs: The same as exact int64 (weight bits or BOPs).
+        cost: The cost.
+        costs: Float64 `(points,)`, increasing, in the cost's unit.
+        integer_costs: The same as exact int64, in counts.
         differences: Float64 `(points,)`, decreasing: the predicted difference, in the metric's unit.
-        error_bound: 0 where the front is exact. Else (MiB or GBOPs): for every policy of the space there is a point
-            of no larger predicted difference that costs at most so much more.
+        error_bound: 0 where the front is exact. Else, in the cost's unit: for every policy of the space there is a
+            point of no larger predicted difference that costs at most so much more.
     """
 
     space: SearchSpace
-    cost: str
+    cost: Cost
     costs: FloatArray = field(repr=False)
     integer_costs: IntArray = field(repr=False)
     differences: FloatArray = field(repr=False)
@@ -83,14 +83,14 @@ class AdditiveFront:
         largest = integer_limit(self.cost, check_number("limit", limit, 0, math.inf, open_low=True))
         row = int(np.searchsorted(self.integer_costs, largest, side="right")) - 1
         if row < 0:
-            raise InfeasibleBudgetError(f"limit: given {limit:g}; the smallest {self.cost} is {self.costs[0]:.6g}")
+            raise InfeasibleBudgetError(f"limit: given {limit:g}; the smallest {self.cost.name} is {self.costs[0]:.6g}")
         return np.asarray(self.vectors(row)[0])
 
 
 def additive_front(
     sensitivity: SensitivityTable,
     *,
-    cost: str,
+    cost: str | Cost,
     resolution: float | None = None,
     max_states: int = MAX_STATES,
     progress: bool = True,
@@ -99,14 +99,14 @@ def additive_front(
 
     Layer by layer, the front of (cost, difference) of the layers so far is combined with every option of the next
     one, and what is dominated is dropped: the dynamic program of the knapsack problem (Nemhauser and Ullmann 1969).
-    Costs are exact integers (weight bits or BOPs), divided by the greatest common divisor of all that can be saved;
+    Costs are exact integers (their counts), divided by the greatest common divisor of all that can be saved;
     differences are summed in fixed point, exactly, after entries are rounded to 2^-62 (2e-19) of the sum of all genes'
     largest. Entries may be negative or grow with the bit-width. Of several policies with one cost and difference, one
     is kept, always the same.
 
     Args:
         sensitivity: The sensitivity table, or any table in its form.
-        cost: ``"size_mib"`` or ``"gbops"``.
+        cost: A cost, or the name of one that needs no table.
         resolution: None for the exact front. Else each layer's cost counts as the nearest multiple of this (MiB or
             GBOPs), which bounds the number of states; the points' costs are exact, but some points of the exact front
             are missing. For every policy there is a point of no larger predicted difference that costs at most
@@ -119,12 +119,12 @@ def additive_front(
             message says what to do. Nothing is ever approximated without `resolution`.
         UnknownNameError: `cost` is not a cost.
     """
-    check_name("cost", cost, COSTS)
+    cost = as_cost(cost)
     check_count("max_states", max_states)
     options = layer_options(sensitivity, (cost,))
     step = 1.0
     if resolution is not None:
-        step = check_number("resolution", resolution, 0, math.inf, open_low=True) * UNITS[cost]
+        step = check_number("resolution", resolution, 0, math.inf, open_low=True) * cost.scale
     rounded = [_rounded(layer.costs[:, 0], step) for layer in options.layers]
     divisor = math.gcd(*(int(c - r[0]) for r in rounded for c in r)) or 1
     rounded = [(r - r.min()) // divisor for r in rounded]
@@ -141,7 +141,7 @@ def additive_front(
                 raise ArgumentError(
                     f"max_states: given {max_states}; the exact front has more states after {done} of {len(order)} "
                     f"layers ({len(costs)} in the last); allow more (5 bytes each), or give resolution= (in "
-                    f"{cost}) for a front with a stated error bound"
+                    f"{cost.unit}) for a front with a stated error bound"
                 )
             stages.append(_Stage(option=option, parent=parent))
             bar.advance()
@@ -156,7 +156,7 @@ def additive_front(
     return AdditiveFront(
         space=space,
         cost=cost,
-        costs=exact / UNITS[cost],
+        costs=exact / cost.scale,
         integer_costs=exact,
         differences=options.to_float(differences),
         error_bound=0.0 if resolution is None else len(order) * float(resolution),
@@ -188,7 +188,7 @@ def _walk(options: Options, stages: tuple[_Stage, ...], rows: IntArray, n_var: i
 
     Returns:
         Vectors int64 `(n, n_var)` (no columns without `n_var`), and the exact costs of the layers with genes, int64
-        `(n,)` (weight bits or BOPs).
+        `(n,)`, in counts.
     """
     X = np.empty((len(rows), n_var or 0), dtype=np.int64)
     costs = np.zeros(len(rows), dtype=np.int64)

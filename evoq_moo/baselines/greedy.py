@@ -2,14 +2,12 @@
 
 import numpy as np
 
-from evoq_moo._genes import gene_tables
-from evoq_moo.cost import COSTS
-from evoq_moo.errors import check_name
+from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import IntArray
 
 
-def greedy_path(sensitivity: SensitivityTable, cost: str) -> IntArray:
+def greedy_path(sensitivity: SensitivityTable, cost: str | Cost) -> IntArray:
     """Return the greedy path from the widest to the narrowest policy.
 
     Starts with every gene at its largest choice and repeatedly takes, of all genes' moves to their next smaller
@@ -19,7 +17,7 @@ def greedy_path(sensitivity: SensitivityTable, cost: str) -> IntArray:
 
     Args:
         sensitivity: The sensitivity table.
-        cost: ``"size_mib"`` or ``"gbops"``.
+        cost: A cost, or the name of one that needs no table.
 
     Returns:
         Int64 `(1 + sum of (choices - 1) over genes, n_var)`: each row one move further than the one above.
@@ -28,7 +26,7 @@ def greedy_path(sensitivity: SensitivityTable, cost: str) -> IntArray:
         ArgumentError: The table has no genes or lacks a bit-width.
         UnknownNameError: `cost` is not a cost.
     """
-    check_name("cost", cost, COSTS)
+    cost = as_cost(cost)
     tables = gene_tables(check_sensitivity(sensitivity).space)
     n_var = len(tables.layer)
     genes = np.arange(n_var)
@@ -42,7 +40,7 @@ def greedy_path(sensitivity: SensitivityTable, cost: str) -> IntArray:
     for step in range(1, len(path)):
         below = np.maximum(position - 1, 0)
         target = np.searchsorted(tables.bits, tables.choices[genes, below])
-        saved = -tables.cost_changes(path[step - 1 : step], cost)[0, genes, target]
+        saved = -cost.change(tables, path[step - 1 : step])[0, genes, target] / cost.scale
         open_ = position > 0
         saving = open_ & (saved > 0)
         if saving.any():

@@ -13,15 +13,13 @@ import numpy.typing as npt
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.population import Population
 
-from evoq_moo._genes import gene_tables, problem_space
-from evoq_moo.cost import COSTS
-from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_name
+from evoq_moo.costs import Cost, as_cost, gene_tables
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
+from evoq_moo.problems.protocol import PolicyProblem, cost_limits, policy_problem
 from evoq_moo.space import FloatArray, IntArray
 
-from ._budgets import BUDGET_COSTS, even_limits, exact_limits
-from ._options import UNITS, integer_costs
-from ._switch import switch_levels, uniform_start
-from .policies import costly_genes
+from ._budgets import even_limits, exact_limits
+from ._switch import costly_genes, switch_levels, uniform_start
 
 if TYPE_CHECKING:
     from evoq_moo._run_search import SearchRun
@@ -45,8 +43,8 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
     every other algorithm.
 
     Args:
-        cost: ``"size_mib"`` or ``"gbops"``; None: the cost of the problem's one cost budget.
-        limits: Limits of that cost (MiB or GBOPs), one policy for each; None: the problem's one cost budget.
+        cost: A cost, or the name of one that needs no table; None: that of the problem's one cost budget.
+        limits: Limits of that cost in its unit, one policy for each; None: the problem's one cost budget.
         offspring: Children a generation (lambda).
         start: Vectors to start from instead, one for each limit and within it, `(limits, n_var)`.
         **options: What pymoo's `Algorithm` takes.
@@ -59,7 +57,7 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        cost: str | None = None,
+        cost: str | Cost | None = None,
         limits: Sequence[float] | npt.NDArray[np.float64] | None = None,
         offspring: int = 8,
         start: npt.ArrayLike | None = None,
@@ -67,18 +65,16 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
     ) -> None:
         if (cost is None) != (limits is None):
             raise ArgumentError(f"cost, limits: given {cost!r} and {limits!r}; allowed: both or neither")
-        if cost is not None:
-            check_name("cost", cost, COSTS)
         super().__init__(**options)
-        self.cost = cost
+        self.cost = None if cost is None else as_cost(cost)
         self.limits = limits
         self.offspring = check_count("offspring", offspring)
         self.start = start
 
-    def _setup(self, problem: Any, **_kwargs: Any) -> None:
+    def _setup(self, problem: PolicyProblem, **_kwargs: Any) -> None:
         """Check what depends on the problem, before anything is evaluated."""
-        space = problem_space(problem)
-        objectives = tuple(getattr(problem, "objectives", ()))
+        problem = policy_problem(problem)
+        space, objectives = problem.space, problem.objectives
         if "difference" not in objectives:
             raise ArgumentError(f"problem: has the objectives {objectives}; allowed: with 'difference' among them")
         self._objective = objectives.index("difference")
@@ -92,17 +88,16 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
         self._asked: set[bytes] = set()
         self._exhausted: set[tuple[int, bytes]] = set()
 
-    def _cost_and_limits(self, problem: Any) -> tuple[str, Any]:
+    def _cost_and_limits(self, problem: PolicyProblem) -> tuple[Cost, Any]:
         if self.cost is not None:
             return self.cost, self.limits
-        budgets = getattr(problem, "budgets", None) or {}
-        found = [(BUDGET_COSTS[name], [limit]) for name, limit in budgets.items() if name in BUDGET_COSTS]
-        if len(found) != 1:
+        limits = cost_limits(problem)
+        if len(limits) != 1:
             raise ArgumentError(
-                f"limits: given none, and the problem has the budgets {dict(budgets)}; allowed: cost and limits, or a "
-                f"problem with one budget among {list(BUDGET_COSTS)}"
+                f"limits: given none, and the problem has the budgets {dict(problem.budgets)}; allowed: cost and "
+                "limits, or a problem with one budget of a cost"
             )
-        return found[0]
+        return next((cost, [limits[cost.name]]) for cost in problem.costs if cost.name in limits)
 
     def _checked_start(self) -> IntArray:
         """Return the first policy of each limit, int64 `(limits, n_var)`."""
@@ -112,10 +107,10 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
         X = space.check(self.start)
         if len(X) != len(self._limits):
             raise ArgumentError(f"start: given {len(X)} vectors; allowed: one for each of {len(self._limits)} limits")
-        above = np.flatnonzero(integer_costs(space, space.decode(X), self._cost) > self._limits)
+        above = np.flatnonzero(self._cost.count(space.layers, space.decode(X)) > self._limits)
         if len(above):
-            limit = self._limits[above[0]] / UNITS[self._cost]
-            raise InfeasibleBudgetError(f"start: vector {above[0]} is above its limit of {limit:g} ({self._cost})")
+            limit = self._limits[above[0]] / self._cost.scale
+            raise InfeasibleBudgetError(f"start: vector {above[0]} is above its limit of {limit:g} {self._cost.unit}")
         return X
 
     def _initialize_infill(self) -> Population:
@@ -164,7 +159,7 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
     def _compete(self, infills: Population) -> None:
         """Let the best of some policies take the place at every limit: least violation, then least difference."""
         space = self._tables.space
-        costs = integer_costs(space, space.decode(infills.get("X").astype(np.int64)), self._cost)
+        costs = self._cost.count(space.layers, space.decode(infills.get("X").astype(np.int64)))
         for i, limit in enumerate(self._limits.tolist()):
             family = Population.merge(infills[costs <= limit], self.pop[[i]])
             CV = family.get("CV").astype(np.float64).reshape(-1)
@@ -175,7 +170,7 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
 def level_switch_search(
     problem: "MixedPrecisionProblem",
     *,
-    cost: str | None = None,
+    cost: str | Cost | None = None,
     limits: Sequence[float] | FloatArray | None = None,
     sweep: int | None = None,
     evaluations: int = 1000,
@@ -188,9 +183,9 @@ def level_switch_search(
 
     Args:
         problem: The problem, with ``"difference"`` among its objectives.
-        cost: ``"size_mib"`` or ``"gbops"``; None: the cost of the problem's one cost budget.
-        limits: Limits of that cost (MiB or GBOPs); None: the problem's one cost budget, or those of `sweep`.
-        sweep: Instead of `limits`: how many to spread evenly between the narrowest and the widest policy's cost.
+        cost: A cost, or the name of one that needs no table; None: that of the problem's one cost budget.
+        limits: Limits of that cost in its unit; None: the problem's one cost budget, or those of `sweep`.
+        sweep: Instead of `limits`: how many to spread evenly between the smallest and the largest cost.
         evaluations: How many evaluations all limits together may take, the starts included.
         seed: Seed of all randomness.
         offspring: Children a generation (lambda).

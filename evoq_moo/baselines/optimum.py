@@ -7,13 +7,13 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import block_diag, csr_array, vstack
 
-from evoq_moo.errors import ArgumentError, EvoqError, InfeasibleBudgetError, check_name, check_number
+from evoq_moo.costs import Cost, checked_budgets, chosen_costs, known_costs
+from evoq_moo.errors import ArgumentError, EvoqError, InfeasibleBudgetError, check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
 
-from ._budgets import BUDGET_COSTS
-from ._options import UNITS, Options, integer_limit, layer_options
+from ._options import Options, integer_limit, layer_options
 
 _SCALE = 1e6
 """Sum of the objective's coefficients: HiGHS stops within 1e-6 of the optimum, so within 1e-12 of the largest sum."""
@@ -24,7 +24,11 @@ class SolverError(EvoqError, RuntimeError):
 
 
 def additive_optimum(
-    sensitivity: SensitivityTable, *, budgets: Mapping[str, float], time_limit: float | None = None
+    sensitivity: SensitivityTable,
+    *,
+    budgets: Mapping[str, float],
+    costs: Sequence[Cost] = (),
+    time_limit: float | None = None,
 ) -> IntArray:
     """Return the policy of the smallest predicted difference within budgets.
 
@@ -36,7 +40,8 @@ def additive_optimum(
 
     Args:
         sensitivity: The sensitivity table, or any table in its form.
-        budgets: ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs), or both.
+        budgets: Limits of costs by their names, each in its unit, as problems take them.
+        costs: The costs among them that are read from a table.
         time_limit: Most seconds for the solver; None for no limit. A run that ends by it raises.
 
     Returns:
@@ -48,17 +53,15 @@ def additive_optimum(
         InfeasibleBudgetError: No policy is within the budgets.
         SolverError: The solver gave up.
     """
-    if not isinstance(budgets, Mapping) or not budgets:
-        raise ArgumentError(f"budgets: given {budgets!r}; allowed: a limit for {' or '.join(BUDGET_COSTS)}, or both")
-    for name, limit in budgets.items():
-        check_name("budgets", name, BUDGET_COSTS)
-        check_number(f"budgets[{name!r}]", limit, 0, math.inf, open_low=True)
+    limits = checked_budgets(budgets, difference=False)
+    if not limits:
+        raise ArgumentError(f"budgets: given {dict(budgets)}; allowed: one limit of a cost or more")
     if time_limit is not None:
         check_number("time_limit", time_limit, 0, math.inf, open_low=True)
-    costs = tuple(BUDGET_COSTS[name] for name in budgets)
-    options = layer_options(sensitivity, costs)
-    room = [integer_limit(cost, limit) for cost, limit in zip(costs, budgets.values(), strict=True)]
-    chosen = _solve(options, np.array(room, dtype=np.int64) - options.fixed, tuple(budgets.items()), time_limit)
+    chosen_by = chosen_costs(tuple(limits), known_costs(costs), "budgets")
+    options = layer_options(sensitivity, chosen_by)
+    room = [integer_limit(cost, limit) for cost, limit in zip(chosen_by, limits.values(), strict=True)]
+    chosen = _solve(options, np.array(room, dtype=np.int64) - options.fixed, chosen_by, limits, time_limit)
     x = np.empty(sensitivity.space.n_var, dtype=np.int64)
     for layer, k in zip(options.layers, chosen, strict=True):
         x[list(layer.genes)] = layer.bits[k]
@@ -66,13 +69,18 @@ def additive_optimum(
 
 
 def optimum_sweep(
-    sensitivity: SensitivityTable, *, budgets: Sequence[Mapping[str, float]], progress: bool = True
+    sensitivity: SensitivityTable,
+    *,
+    budgets: Sequence[Mapping[str, float]],
+    costs: Sequence[Cost] = (),
+    progress: bool = True,
 ) -> IntArray:
     """Return the optimum under each of several budgets, int64 `(n, n_var)`, in the order given.
 
     Args:
         sensitivity: The sensitivity table.
         budgets: Each as :func:`additive_optimum` takes them; :func:`budget_grid` spreads them over a cost.
+        costs: The costs among them that are read from a table.
         progress: Show progress on a terminal.
 
     Raises:
@@ -82,20 +90,21 @@ def optimum_sweep(
     with track(len(budgets), "additive optima", enabled=progress) as bar:
         found = []
         for each in budgets:
-            found.append(additive_optimum(sensitivity, budgets=each))
+            found.append(additive_optimum(sensitivity, budgets=each, costs=costs))
             bar.advance()
     return np.array(found, dtype=np.int64).reshape(len(found), sensitivity.space.n_var)
 
 
 def _solve(
-    options: Options, room: IntArray, budgets: tuple[tuple[str, float], ...], time_limit: float | None
+    options: Options, room: IntArray, costs: Sequence[Cost], budgets: Mapping[str, float], time_limit: float | None
 ) -> IntArray:
     """Return the option of each layer, int64 `(layers,)`.
 
     Args:
         options: The layers' options.
-        room: Int64 `(budgets,)`: what the layers may cost together (weight bits or BOPs).
-        budgets: Names and limits, for messages.
+        room: Int64 `(budgets,)`: what the layers may cost together, in counts.
+        costs: The costs that are limited.
+        budgets: The limits, for messages.
         time_limit: Most seconds; None for no limit.
 
     Raises:
@@ -104,11 +113,11 @@ def _solve(
     """
     spent = np.concatenate([layer.costs for layer in options.layers])
     smallest = np.sum([layer.costs.min(axis=0) for layer in options.layers], axis=0)
-    for (name, limit), least, most, fixed in zip(budgets, smallest, room, options.fixed, strict=True):
+    for cost, least, most, fixed in zip(costs, smallest, room, options.fixed, strict=True):
         if least > most:
-            reachable = (least + fixed) / UNITS[BUDGET_COSTS[name]]
             raise InfeasibleBudgetError(
-                f"budgets[{name!r}]: given {limit:g}; the smallest reachable is {reachable:.6g}"
+                f"budgets[{cost.name!r}]: given {budgets[cost.name]:g}; the smallest reachable is "
+                f"{(least + fixed) / cost.scale:.6g}"
             )
     # Above each layer's smallest and divided by the greatest common divisor, the numbers are small and still exact.
     above = np.concatenate([layer.costs - layer.costs.min(axis=0) for layer in options.layers])

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evoq_moo._genes import BoolArray, GeneTables, gene_tables
+from evoq_moo.costs import BoolArray, Cost, GeneTables, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.space import IntArray, SearchSpace
 
 from ._budgets import even_limits, exact_limits
-from ._options import integer_costs
 
 
 def uniform_policies(space: SearchSpace) -> IntArray:
@@ -28,23 +27,25 @@ def uniform_policies(space: SearchSpace) -> IntArray:
 
 
 def random_policies(
-    space: SearchSpace, n: int, seed: int, *, cost: str = "gbops", limits: Sequence[float] | None = None
+    space: SearchSpace, n: int, seed: int, *, cost: str | Cost = "bops", limits: Sequence[float] | None = None
 ) -> IntArray:
     """Return random vectors, one just within each of `n` limits of a cost, int64 `(n, n_var)`.
 
     Genes drawn independently give costs that crowd around their mean. Instead (our choice), each vector is drawn so,
     then led to its own limit by a random walk: where it costs too much, a random gene that can save cost goes to its
-    next narrower choice until it doesn't; where there is room, a random gene goes to its next wider choice as long
-    as the result is within the limit. A vector is never above its limit, and less than one move below it unless it
-    came from above. Genes that don't change the cost (activations when it is the size) stay as drawn.
+    nearest choice that does until it doesn't; where there is room, a random gene goes to its nearest choice that costs
+    more as long as the result is within the limit. A vector is never above its limit, and less than one move below it
+    unless it came from above. Genes that don't change the cost (activations when it is the size) stay as drawn. Where
+    a vector costs too much and no gene alone can save (a device with 8-bit kernels only for W8A8), it goes to the
+    cheapest policy.
 
     Args:
         space: The search space, with at least one gene.
         n: Number of vectors.
         seed: Seed of all randomness.
-        cost: ``"size_mib"`` or ``"gbops"``.
-        limits: One limit for each vector (MiB or GBOPs); None spreads them evenly between the narrowest and the
-            widest policy's cost.
+        cost: A cost, or the name of one that needs no table.
+        limits: One limit for each vector in the cost's unit; None spreads them evenly between the smallest and the
+            largest cost.
 
     Raises:
         ArgumentError: An argument is not of its allowed values.
@@ -52,33 +53,25 @@ def random_policies(
         InfeasibleBudgetError: No policy is within a limit.
     """
     tables = gene_tables(_with_genes(space))
+    cost = as_cost(cost)
     targets = exact_limits(space, cost, even_limits(space, cost=cost, n=n) if limits is None else limits)
     if len(targets) != n:
         raise ArgumentError(f"limits: given {len(targets)}; allowed: one for each of n = {n} vectors")
     check_count("seed", seed, lowest=0)
     random_state = np.random.default_rng(seed)
     X = space.sample(n, random_state)
-    position = np.take_along_axis(tables.rank, np.searchsorted(tables.bits, X).T, axis=1).T
-    costly = costly_genes(tables, cost)
-    above = _costs(tables, position, cost) > targets
+    above = _counts(tables, X, cost) > targets
     down, up = np.flatnonzero(above), np.flatnonzero(~above)
     while len(down):
-        moved = _step(position[down], costly & (position[down] > 0), -1, random_state)
-        position[down] = moved
-        down = down[_costs(tables, moved, cost) > targets[down]]
+        X[down], moved = _step(tables, X[down], cost, -1, random_state)
+        X[down[~moved]] = cost.cheapest(space)
+        down = down[_counts(tables, X[down], cost) > targets[down]]
     while len(up):
-        free = costly & (position[up] < tables.counts - 1)
-        up, free = up[free.any(axis=1)], free[free.any(axis=1)]
-        moved = _step(position[up], free, 1, random_state)
-        within = _costs(tables, moved, cost) <= targets[up]
+        stepped, moved = _step(tables, X[up], cost, 1, random_state)
+        within = moved & (_counts(tables, stepped, cost) <= targets[up])
         up = up[within]
-        position[up] = moved[within]
-    return _vectors(tables, position)
-
-
-def costly_genes(tables: GeneTables, cost: str) -> BoolArray:
-    """Return which genes change a cost, bool `(n_var,)`."""
-    return np.asarray((tables.mib_per_bit if cost == "size_mib" else tables.gmacs) > 0)
+        X[up] = stepped[within]
+    return X
 
 
 def _with_genes(space: SearchSpace) -> SearchSpace:
@@ -87,19 +80,24 @@ def _with_genes(space: SearchSpace) -> SearchSpace:
     return space
 
 
-def _step(position: IntArray, free: BoolArray, by: int, random_state: np.random.Generator) -> IntArray:
-    """Return positions `(n, n_var)` with one random gene of each row, among its free ones, moved by one choice."""
-    keys = np.where(free, random_state.random(free.shape), -1.0)
-    moved = position.copy()
-    moved[np.arange(len(moved)), keys.argmax(axis=1)] += by
-    return moved
+def _step(
+    tables: GeneTables, X: IntArray, cost: Cost, sign: int, random_state: np.random.Generator
+) -> tuple[IntArray, BoolArray]:
+    """Return vectors `(n, n_var)` with one random gene at its nearest choice that changes the cost with a sign.
+
+    Returns:
+        The vectors, and in which there was such a gene, bool `(n,)`; the others are as they were.
+    """
+    target = tables.nearest(X, np.sign(cost.change(tables, X)) == sign)
+    able: BoolArray = np.asarray((target > 0).any(axis=1))
+    rows = np.flatnonzero(able)
+    free = target[rows] > 0
+    gene = np.where(free, random_state.random(free.shape), -1.0).argmax(axis=1)
+    moved = X.copy()
+    moved[rows, gene] = target[rows, gene]
+    return moved, able
 
 
-def _vectors(tables: GeneTables, position: IntArray) -> IntArray:
-    """Return the vectors of positions among each gene's choices, int64 `(n, n_var)`."""
-    return np.asarray(tables.choices[np.arange(position.shape[1]), position])
-
-
-def _costs(tables: GeneTables, position: IntArray, cost: str) -> IntArray:
-    """Return the exact costs of positions, int64 `(n,)` (weight bits or BOPs)."""
-    return integer_costs(tables.space, tables.space.decode(_vectors(tables, position)), cost)
+def _counts(tables: GeneTables, X: IntArray, cost: Cost) -> IntArray:
+    """Return the exact costs of vectors in counts, int64 `(n,)`."""
+    return cost.count(tables.space.layers, tables.space.decode(X))

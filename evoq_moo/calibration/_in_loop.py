@@ -1,6 +1,6 @@
 """Calibration in the loop: features matched inside each evaluation, so that a search ranks what will be shipped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from evoq_moo._setup import digest
 from evoq_moo.calibration._features import gain_of
 from evoq_moo.calibration._moments import ChannelMoments, moments_of, together
 from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.graph import Stage, StagedNetwork, Values, count, device_of, filled, product, split
+from evoq_moo.evaluated import DerivedNetwork, EvaluatedNetwork
+from evoq_moo.graph import Samples, Stage, StagedNetwork, Values, count, device_of, filled, product, split
 from evoq_moo.network import QuantizedModule, QuantizedNetwork
 from evoq_moo.quantizer import LayerParameters
 from evoq_moo.space import Policy
-from evoq_moo.workers import NetworkFactory
 
 VERSION = 2
 """Changes whenever a result could change: it is part of the fingerprint."""
@@ -134,8 +134,8 @@ def _correction(outputs: list[Tensor], moments: ChannelMoments, feature: _Featur
     return gain, (wanted.mean - gain.double() * moments.mean).float()
 
 
-class CalibratingNetwork(QuantizedNetwork):
-    """A quantized network whose differences are those after light calibration: what a search in the loop evaluates.
+class CalibratingNetwork(DerivedNetwork):
+    """The differences of a network's policies after light calibration: what a search in the loop evaluates.
 
     Means and spreads of every layer's output are matched to the float network's as the evaluation goes (the step
     ``"features"`` of :func:`calibrate`, its correlations from a few places of each output). Computed by float32 fake
@@ -145,28 +145,35 @@ class CalibratingNetwork(QuantizedNetwork):
         network: The network; it is not changed.
         calibrate: ``"light"``.
 
+    Attributes:
+        network: The network.
+        calibrate: What is done inside an evaluation.
+        fingerprint: Of the network and of that.
+
     Raises:
         ArgumentError: Not a network, or its samples are not on the CPU.
         UnknownNameError: `calibrate` is unknown.
     """
 
     def __init__(self, network: QuantizedNetwork, calibrate: str = "light") -> None:
-        if not isinstance(network, QuantizedNetwork):
-            raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork")
+        super().__init__(network)
         check_name("calibrate", calibrate, IN_LOOP)
         if device_of(network.samples).type != "cpu":
             raise ArgumentError(
                 f"network: its samples are on {device_of(network.samples)}; calibration runs on the CPU"
             )
-        self.__dict__.update(network.__dict__)
         self.calibrate = calibrate
-        self.engine_name = "reference"
         self.fingerprint = digest(network.fingerprint.encode(), f"calibrate {calibrate}, version {VERSION}".encode())
         self._light: _Light | None = None
 
+    @property
+    def samples(self) -> Samples:
+        """The network's samples."""
+        return self.network.samples
+
     def set_threads(self, threads: int | None) -> None:
         """Compute this many micro-batches at once from now on; None for one a core. Results stay the same."""
-        super().set_threads(threads)
+        self.network.set_threads(threads)
         self._light = None
 
     def difference_of(self, bits: npt.ArrayLike) -> float:
@@ -177,13 +184,13 @@ class CalibratingNetwork(QuantizedNetwork):
             NetworkError: The network can't be captured as a graph.
         """
         array = Policy.from_array(self.space.layer_names, bits).to_array()
-        return self._finite_difference(self._calibrated(array)[0], array)
+        return self.network.finite_difference(self._calibrated(array)[0], array)
 
     def _calibrated(self, bits: npt.NDArray[np.int64]) -> tuple[list[Tensor], tuple[LayerParameters, ...]]:
         with self._lock:
             if self._light is None:
-                self._light = _Light(self)
-            return self._light.heads(self.parameters_of(bits))
+                self._light = _Light(self.network)
+            return self._light.heads(self.network.parameters_of(bits))
 
     def apply(self, policy: Policy) -> QuantizedModule:
         """Return a copy of the network that computes with a policy after light calibration.
@@ -192,12 +199,12 @@ class CalibratingNetwork(QuantizedNetwork):
             ArgumentError: The policy is of another network's layers.
             NetworkError: The network can't be captured as a graph.
         """
-        layers = self._calibrated(self._bits_of(policy))[1]
-        return QuantizedModule(layers=layers, policy=policy, reference=self.network)
+        layers = self._calibrated(self.network.bits_of(policy))[1]
+        return QuantizedModule(layers=layers, policy=policy, reference=self.network.network)
 
     def scan(self, bits: npt.ArrayLike) -> Iterator[float]:
         """Give the difference of many bit-widths `(policies, layers, 2)`, one full evaluation each."""
-        return (self.difference_of(policy) for policy in np.asarray(bits, dtype=np.int64))
+        return (self.difference_of(policy) for policy in np.asarray(bits))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_light": None}
@@ -212,9 +219,12 @@ class CalibratingRecipe:
         calibrate: What is done inside an evaluation.
     """
 
-    recipe: NetworkFactory
+    recipe: Callable[[], EvaluatedNetwork]
     calibrate: str = "light"
 
     def __call__(self) -> CalibratingNetwork:
         """Make the network."""
-        return CalibratingNetwork(self.recipe(), self.calibrate)
+        network = self.recipe()
+        if not isinstance(network, QuantizedNetwork):
+            raise ArgumentError(f"recipe: made a {type(network).__name__}; allowed: a QuantizedNetwork")
+        return CalibratingNetwork(network, self.calibrate)

@@ -15,6 +15,7 @@ from evoq_moo.choosing import PICKS
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._console import console, errors, files
+from evoq_moo.cli._costs import limit_options, table_options, with_options
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._export import export_command, verify_command
 from evoq_moo.cli._models import models_command
@@ -22,6 +23,7 @@ from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_va
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
+from evoq_moo.costs import cost_class, objective_names
 from evoq_moo.detection._decode import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
@@ -66,6 +68,7 @@ def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes 
 
 
 @app.command()
+@with_options(table_options())
 def search(
     model: Annotated[str, typer.Argument(help="Name of a zoo entry (see `evoq models`).")] = "",
     *,
@@ -98,13 +101,10 @@ def search(
         str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.")
     ] = "auto",
     engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
-    objectives: Annotated[str, typer.Option(help="Any of difference,size,bops,latency.")] = "difference,bops",
+    objectives: Annotated[str, typer.Option(help=f"Any of {','.join(objective_names())}.")] = "difference,bops",
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="A limit: 'bops<=5', 'size_mib<=2', 'latency_ms<=9' or 'difference<=0.01'; repeatable."),
-    ] = None,
-    latency: Annotated[
-        str | None, typer.Option(help="Table of the layers' times, made by `evoq profile` or on a device (CSV).")
+        typer.Option(help="A limit in the objective's unit: 'bops<=5', 'size<=2' or 'difference<=0.01'; repeatable."),
     ] = None,
     calibrated: Annotated[
         bool,
@@ -118,6 +118,7 @@ def search(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the same one resumes it.")] = Path(
         "run"
     ),
+    **tables: str | None,
 ) -> None:
     """Search for the front of output difference against cost. Ctrl-C leaves a front; the same command goes on."""
     if bool(model) == bool(factory):
@@ -147,7 +148,7 @@ def search(
         budgets=parse_budgets(budget or []),
         pop_size=pop_size,
         seed=seed,
-        latency=latency,
+        costs={name: file for name, file in tables.items() if file is not None},
         calibrate="light" if calibrated else None,
     )
     run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads)
@@ -155,25 +156,19 @@ def search(
 
 
 @app.command()
+@with_options(limit_options())
 def show(
     front: Annotated[Path, typer.Argument(help="Folder of a run, or a front file.")],
     *,
-    bops: Annotated[float | None, typer.Option(help="Only points of at most so many GBOPs.")] = None,
-    size_mib: Annotated[float | None, typer.Option(help="Only points of at most this size (MiB).")] = None,
-    difference: Annotated[float | None, typer.Option(help="Only points of at most this difference.")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Only points of at most this latency (ms).")] = None,
     pick: Annotated[str | None, typer.Option(help=f"Show one policy: {PICKS}.")] = None,
+    **limits: float | None,
 ) -> None:
     """Show a front as a table, or one of its policies layer by layer."""
     loaded = load_front(front)
     if pick is not None:
         _print_policy(loaded, loaded.pick(pick))
     else:
-        console.print(
-            loaded.under(bops=bops, size_mib=size_mib, difference=difference, latency_ms=latency_ms).table(
-                title=str(front)
-            )
-        )
+        console.print(loaded.under(**limits).table(title=str(front)))
 
 
 @app.command()
@@ -306,7 +301,8 @@ def _print_run(run: SearchRun, output: Path) -> None:
 
 def _print_policy(front: ParetoFront, policy: Policy) -> None:
     point = front.point_of(policy)
-    console.print(f"difference {point.difference:.4g}, size {point.size_mib:.4g} MiB, {point.gbops:.4g} GBOPs")
+    costs = [f"{name} {value:.4g} {cost_class(name).unit}" for name, value in point.costs.items()]
+    console.print(", ".join([f"difference {point.difference:.4g}", *costs]))
     table = Table("layer", "weight bits", "activation bits")
     for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
         table.add_row(name, str(weight), str(activation))

@@ -12,7 +12,7 @@ from evoq_moo.engines._layers import integer_layers
 from evoq_moo.errors import ArgumentError, NetworkError, check_count
 from evoq_moo.graph import GraphNetwork, Samples, count, device_of, relative_error
 from evoq_moo.ranges import LayerRanges
-from evoq_moo.space import IntArray, LayerInfo
+from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
 __all__ = ["IntegerEngine", "integer_supported"]
 
@@ -93,7 +93,7 @@ class IntegerEngine:
             raise NetworkError(f"engine: with all layers in float it is off by a relative error of {error:.2g}")
 
     def _checked(self, bits: IntArray, dims: int) -> IntArray:
-        array = np.asarray(bits, dtype=np.int64)
+        array = whole_bits("bits", bits)
         if array.ndim != dims or array.shape[-2:] != (len(self._layers), 2):
             shape = f"{'(policies, ' if dims == 3 else '('}{len(self._layers)}, 2)"
             raise ArgumentError(f"bits: given shape {array.shape}; allowed: {shape}")

@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 from rich.table import Table
 
+from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._build import LAYER_MARK
 from evoq_moo.export._lower import TWO_BIT_OPSET, lower
@@ -20,7 +21,6 @@ from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._template import OPSET, make_template, require_onnx
 from evoq_moo.graph import rows
-from evoq_moo.latency import LatencyTable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
 from evoq_moo.space import ALLOWED_BITS, Policy

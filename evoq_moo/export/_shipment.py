@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evoq_moo._setup import digest, network_fingerprint, tensor_bytes
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
-from evoq_moo.cost import Cost, policy_cost
+from evoq_moo.costs import PolicyCost, policy_cost
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.graph import GraphNetwork, Product, Samples, check_samples, filled, rows, run
 from evoq_moo.network import QuantizedModule
@@ -67,7 +67,7 @@ class Shipment:
         """The float layers, in policy order."""
         return tuple(layer for layer in self.graph.products if isinstance(layer, Product))
 
-    def cost(self) -> Cost:
+    def cost(self) -> PolicyCost:
         """Return the size (MiB) and overhead (MiB) of the weights; bit operations are not known here and 0."""
         return policy_cost([_info(p) for p in self.layers], self.policy.to_array())
 

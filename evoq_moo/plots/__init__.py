@@ -13,10 +13,9 @@ from ._parallel import plot_parallel_coordinates
 from ._ranks import plot_critical_difference
 from ._runs import plot_attainment, plot_attainment_difference, plot_ecdf, plot_hypervolume
 from ._sensitivity import plot_sensitivity
-from ._style import AXIS_LABELS, COLORS, new_axes, save_axes
+from ._style import COLORS, new_axes, save_axes
 
 __all__ = [
-    "AXIS_LABELS",
     "COLORS",
     "new_axes",
     "plot_attainment",

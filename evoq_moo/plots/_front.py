@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from evoq_moo.analysis import nondominated
-from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.front import OBJECTIVES, FrontPoint, ParetoFront
-from evoq_moo.problems._base import BUDGETS
+from evoq_moo.costs import checked_budgets, name_of
+from evoq_moo.errors import ArgumentError
+from evoq_moo.front import FrontPoint, ParetoFront
 
 from ._style import BLUE, COLORS, GREEN, MARKERS, ORANGE, PURPLE, VERMILION, axis_label, new_axes, shown
 
@@ -38,8 +38,7 @@ def plot_front(
         y: Objective on the vertical axis; None for the difference, or the first objective that is not `x`.
         uniform: Policies with one bit-width everywhere, drawn as markers for comparison.
         baselines: Further sets of policies by name, drawn as markers.
-        budgets: Limits drawn as lines: ``"difference"``, ``"size_mib"`` (MiB), ``"bops"`` (10^9 BOPs); of objectives
-            that are not drawn, none.
+        budgets: Limits drawn as lines, as problems take them; of objectives that are not drawn, none.
         accuracies: For each point of the front its top-1 accuracy (0..1) or None where it was not measured; drawn on
             a second axis in percent.
         knee: Mark the knee.
@@ -56,8 +55,7 @@ def plot_front(
     x, y = _objectives(front, x, y)
     if accuracies is not None and len(accuracies) != len(front):
         raise ArgumentError(f"accuracies: given {len(accuracies)}; allowed: one for each of {len(front)} points")
-    for name in budgets or {}:
-        check_name("budgets", name, BUDGETS)
+    limits = checked_budgets(budgets or {})
     ax = new_axes() if ax is None else ax
     metric = front.provenance.get("metric")
     _draw_points(ax, front, x, y, shown(label), metric)
@@ -68,10 +66,10 @@ def plot_front(
     if knee:
         found = front.point_of(front.knee())
         ax.plot([found.value(x)], [found.value(y)], "*", color=ORANGE, markersize=12, label="knee", zorder=4)
-    for name, limit in (budgets or {}).items():
-        if BUDGETS[name] == x:
+    for name, limit in limits.items():
+        if name == x:
             ax.axvline(limit, color=VERMILION, linestyle="--", linewidth=1, label=f"budget {limit:.3g}")
-        elif BUDGETS[name] == y:
+        elif name == y:
             ax.axhline(limit, color=VERMILION, linestyle=":", linewidth=1, label=f"budget {limit:.3g}")
     _scale(ax, front, x, y)
     ax.set_xlabel(axis_label(x, metric))
@@ -86,9 +84,7 @@ def plot_front(
 
 def _objectives(front: ParetoFront, x: str | None, y: str | None) -> tuple[str, str]:
     names = front.objectives
-    for argument, value in (("x", x), ("y", y)):
-        if value is not None:
-            check_name(argument, value, OBJECTIVES)
+    x, y = (None if v is None else name_of(v, argument) for argument, v in (("x", x), ("y", y)))
     if not len(front) or len(names) < 2:
         raise ArgumentError(f"front: given {len(front)} points in {names}; allowed: one or more, in two objectives")
     x = next((n for n in names if n not in {"difference", y}), names[0]) if x is None else x

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from evoq_moo.costs import cost_names
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front import ParetoFront
 from evoq_moo.space import FloatArray, Policy
@@ -16,7 +17,7 @@ from ._style import BLUE, COLORS, axis_label, new_axes, shown
 def plot_parallel_coordinates(
     front: ParetoFront, *, highlight: Mapping[str, Policy] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw each policy as a line over its difference, size, bit operations and mean bit-widths.
+    """Draw each policy as a line over its difference, its costs and mean bit-widths.
 
     Each coordinate is scaled to the front's range, the difference on a log10 scale where it is positive; the ends of
     the range are written at the axes.
@@ -35,7 +36,7 @@ def plot_parallel_coordinates(
     if not len(front):
         raise ArgumentError("front: is empty; allowed: at least one point")
     rows = {name: front.points.index(front.point_of(policy)) for name, policy in (highlight or {}).items()}
-    names = ["difference", "size", "bops"]
+    names = ["difference", *(name for name in cost_names() if all(name in point.costs for point in front))]
     columns = [front.values(name) for name in names]
     columns += [
         np.array([np.mean(getattr(p.policy, kind)) for p in front]) for kind in ("weight_bits", "activation_bits")

@@ -9,15 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evoq_moo._files import write_atomically
+from evoq_moo.costs import label_of
 from evoq_moo.errors import ArgumentError
 
-AXIS_LABELS = {
-    "difference": "output difference",
-    "size": "weight size (MiB)",
-    "bops": "bit operations (GBOPs)",
-    "latency": "latency (ms)",
-}
-"""For each objective, the label of its axis, with its unit."""
 BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK = (
     "#0072B2",
     "#E69F00",
@@ -71,7 +65,7 @@ def image_bytes(ax: Axes, kind: Literal["png", "svg"]) -> bytes:
 
 def axis_label(objective: str, metric: object = None) -> str:
     """Return the label of an objective's axis; the difference's names its metric."""
-    label = AXIS_LABELS[objective]
+    label = label_of(objective)
     return f"{label} ({shown(str(metric))})" if objective == "difference" and metric else label
 
 

@@ -1,15 +1,14 @@
 """What a run's store knows already: policies and their differences, without the network."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from evoq_moo.cost import cost_matrix
+from evoq_moo.costs import Cost, cost_matrix, known_costs
 from evoq_moo.errors import MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.latency import LatencyTable
-from evoq_moo.problems._base import BUDGETS
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 from evoq_moo.store import EvaluationStore
 
@@ -27,7 +26,8 @@ class KnownPolicies:
         differences: Float64 `(n,)`.
         fingerprint: What the differences belong to.
         evaluations: Evaluations in the store, policies outside the space (a sensitivity scan's) counted.
-        latency: Times of the layers, where the run has a table of them.
+        costs: All costs that the run knows.
+        budgets: Its limits.
     """
 
     space: SearchSpace
@@ -36,7 +36,13 @@ class KnownPolicies:
     differences: FloatArray = field(repr=False)
     fingerprint: str
     evaluations: int
-    latency: LatencyTable | None = None
+    costs: tuple[Cost, ...]
+    budgets: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def n_obj(self) -> int:
+        """Number of objectives."""
+        return len(self.objectives)
 
     @classmethod
     def read(
@@ -46,7 +52,8 @@ class KnownPolicies:
         objectives: tuple[str, ...],
         *,
         fingerprint: str | None = None,
-        latency: LatencyTable | None = None,
+        costs: Sequence[Cost] = (),
+        budgets: Mapping[str, float] | None = None,
     ) -> "KnownPolicies":
         """Read a store.
 
@@ -54,8 +61,10 @@ class KnownPolicies:
             path: The store's file.
             space: The search space of the run.
             objectives: Its objectives.
-            fingerprint: Of the evaluations to read; None for that with the most.
-            latency: Times of the layers, or None.
+            fingerprint: Of the evaluations to read; None, or one that the store does not hold (fronts of calibrated
+                searches of version 0.1 name the plain network's), for that with the most.
+            costs: The run's costs that are read from a table.
+            budgets: Its limits.
 
         Raises:
             MissingFileError: No such file.
@@ -65,11 +74,14 @@ class KnownPolicies:
             raise MissingFileError(f"no such file: {path}")
         with EvaluationStore(path, shared=True) as store:
             counts = store.fingerprints()
-            chosen = fingerprint or max(counts, key=lambda key: counts[key], default="")
+            most = max(counts, key=lambda key: counts[key], default="")
+            chosen = fingerprint if fingerprint in counts else most
             bits, differences = store.archive(chosen, len(space.layers))
         X = bits[:, [g.layer for g in space.genes], [g.columns[0] for g in space.genes]].reshape(len(bits), space.n_var)
         snapped = space.snap(X)
-        inside = (snapped == X).all(axis=1) & (space.decode(snapped) == bits).all(axis=(1, 2))
+        inside = (
+            np.isfinite(differences) & (snapped == X).all(axis=1) & (space.decode(snapped) == bits).all(axis=(1, 2))
+        )
         return cls(
             space=space,
             objectives=objectives,
@@ -77,7 +89,8 @@ class KnownPolicies:
             differences=differences[inside],
             fingerprint=chosen,
             evaluations=len(bits),
-            latency=latency,
+            costs=known_costs(costs),
+            budgets=budgets or {},
         )
 
     def values(self, X: IntArray, *, all_values: bool = True) -> dict[str, FloatArray]:
@@ -87,20 +100,16 @@ class KnownPolicies:
             KeyError: A vector is not known.
         """
         table = {x.tobytes(): float(d) for x, d in zip(self.X, self.differences, strict=True)}
-        bits = self.space.decode(X)
-        costs = cost_matrix(self.space.layers, bits)
-        differences = np.array([table[x.tobytes()] for x in X], dtype=np.float64)
-        values = {"difference": differences, "size": costs[:, 0], "bops": costs[:, 1]}
-        if self.latency is not None:
-            values["latency"] = self.latency.of(self.space.layers, bits)
-        return values
+        costs = cost_matrix(self.space.layers, self.space.decode(X), self.costs)
+        values = {cost.name: costs[:, k] for k, cost in enumerate(self.costs)}
+        return {**values, "difference": np.array([table[x.tobytes()] for x in X], dtype=np.float64)}
 
-    def front(self, budgets: dict[str, float]) -> ParetoFront:
+    def front(self) -> ParetoFront:
         """Return the front of the policies within budgets; it is empty where there is none."""
         values = self.values(self.X)
         feasible = np.ones(len(self.X), dtype=bool)
-        for name, limit in budgets.items():
-            feasible &= values[BUDGETS[name]] <= limit
+        for name, limit in self.budgets.items():
+            feasible &= values[name] <= limit
         provenance = {"fingerprint": self.fingerprint}
         if not feasible.any():
             return ParetoFront(points=(), objectives=self.objectives, provenance=provenance)
@@ -112,13 +121,4 @@ class KnownPolicies:
         known = {x.tobytes() for x in self.X}
         found = np.array([x for x in rows if x.tobytes() in known], dtype=np.int64).reshape(-1, self.space.n_var)
         values = self.values(found)
-        return tuple(
-            FrontPoint(
-                policy=self.space.policy(x),
-                difference=float(values["difference"][i]),
-                size_mib=float(values["size"][i]),
-                gbops=float(values["bops"][i]),
-                latency_ms=float(values["latency"][i]) if "latency" in values else None,
-            )
-            for i, x in enumerate(found)
-        )
+        return tuple(FrontPoint.of(self.space.policy(x), values, i) for i, x in enumerate(found))

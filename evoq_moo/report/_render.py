@@ -10,9 +10,9 @@ from markupsafe import Markup
 from evoq_moo._files import write_atomically
 from evoq_moo._versions import package_versions
 from evoq_moo.choosing import Choice
+from evoq_moo.costs import cost_class, cost_names, label_of
 from evoq_moo.front import ParetoFront
 from evoq_moo.plots import (
-    AXIS_LABELS,
     plot_bit_allocation,
     plot_calibration,
     plot_front,
@@ -67,6 +67,7 @@ def render_report(data: RunData, *, pick: str = "knee") -> str:
     )
     front = data.front if data.front is not None and len(data.front) else None
     choice = front.choose(pick) if front is not None else None
+    costs = [cost_class(name) for name in cost_names() if front and all(name in point.costs for point in front)]
     context: dict[str, Any] = {
         "data": data,
         "front": front,
@@ -77,7 +78,8 @@ def render_report(data: RunData, *, pick: str = "knee") -> str:
         "points": _points(front) if front else [],
         "chosen_row": front.points.index(front.point_of(choice.policy)) if front and choice else None,
         "calibrated_row": _row_of_bits(front, data.calibrated_bits) if front else None,
-        "timed": front is not None and all(point.latency_ms is not None for point in front),
+        "costs": costs,
+        "cost_keys": [{"key": cost.column, "unit": cost.unit} for cost in costs],
         "knee_row": front.points.index(front.point_of(front.knee())) if front else None,
         **_pictures(data, front, choice),
     }
@@ -132,9 +134,7 @@ def _points(front: ParetoFront) -> list[dict[str, Any]]:
     return [
         {
             "difference": point.difference,
-            "size_mib": point.size_mib,
-            "gbops": point.gbops,
-            "latency_ms": point.latency_ms,
+            **{cost_class(name).column: value for name, value in point.costs.items()},
             "mean_weight": sum(point.policy.weight_bits) / len(point.policy.layers),
             "mean_activation": sum(point.policy.activation_bits) / len(point.policy.layers),
             "weight_bits": point.policy.weight_bits,
@@ -160,7 +160,7 @@ def _facts(data: RunData) -> list[tuple[str, str]]:
         ("weight bit-widths allowed", _listed(recipe.get("weight_bits"))),
         ("activation bit-widths allowed", _listed(recipe.get("activation_bits"))),
         ("pinned at 8 bits", {"ends": "the first and last layer"}.get(str(recipe.get("pinned")), recipe.get("pinned"))),
-        ("objectives", _listed([AXIS_LABELS[name] for name in data.front.objectives] if data.front else None)),
+        ("objectives", _listed([label_of(name) for name in data.front.objectives] if data.front else None)),
         ("budgets", _listed([f"{name} <= {limit:g}" for name, limit in data.settings.get("budgets", {}).items()])),
         ("population", data.settings.get("pop_size")),
     ]

@@ -9,10 +9,10 @@ from msgspec import Struct
 from evoq_moo._schema import BitWidth, read_json
 from evoq_moo._trust import check_path
 from evoq_moo.calibration import CalibrationReport
+from evoq_moo.costs import MeasuredCost
 from evoq_moo.errors import MissingFileError
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.latency import LatencyTable
-from evoq_moo.run import LATENCY_FILE, check_settings, read_settings
+from evoq_moo.run import check_settings, cost_files, load_costs, read_settings, table_copy
 from evoq_moo.sensitivity import SensitivityTable
 
 from ._known import KnownPolicies
@@ -65,7 +65,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: b
     Args:
         path: The folder or file.
         calibrated: Folder that `evoq calibrate` wrote; None for `calibrated` in the run's folder, if it is there.
-        trust: Allow a table of latencies outside of the run's folder and the working directory.
+        trust: Allow tables of costs outside of the run's folder and the working directory.
 
     Raises:
         TrustError: The run names such a table.
@@ -93,9 +93,9 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: b
     sensitivity = None
     if (path / "sensitivity.json").is_file():
         sensitivity = SensitivityTable.load(path / "sensitivity.json")
-    known = _known(path, settings, sensitivity, front, _latency(path, settings, trust=trust))
+    known = _known(path, settings, sensitivity, front, _costs(path, settings, trust=trust))
     if front is None:
-        front, note = _front_so_far(known, settings, sensitivity)
+        front, note = _front_so_far(known, sensitivity)
         notes.append(note)
     return RunData(
         name=path.resolve().name,
@@ -118,17 +118,15 @@ def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
     return RunData(name=path.name, front=front, settings=settings, calibration=report, calibrated_bits=bits)
 
 
-def _latency(folder: Path, settings: dict[str, Any], *, trust: bool) -> LatencyTable | None:
-    """Return the run's times of layers: the copy that the search left in the folder, else what `run.json` names."""
-    named = settings.get("latency")
-    if not named:
-        return None
-    copy = folder / LATENCY_FILE
-    if copy.is_file():
-        return LatencyTable.load(copy)
-    if not trust:
-        check_path("latency", named, folder / "run.json")
-    return LatencyTable.load(named)
+def _costs(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[MeasuredCost, ...]:
+    """Return the run's tables of costs: the copies that the search left in the folder, else what `run.json` names."""
+    files: dict[str, str | Path] = {}
+    for name, named in cost_files(settings).items():
+        copy = folder / table_copy(name)
+        if not copy.is_file() and not trust:
+            check_path(name, named, folder / "run.json")
+        files[name] = copy if copy.is_file() else named
+    return load_costs(files)
 
 
 def _known(
@@ -136,24 +134,28 @@ def _known(
     settings: dict[str, Any],
     sensitivity: SensitivityTable | None,
     front: ParetoFront | None,
-    latency: LatencyTable | None,
+    costs: tuple[MeasuredCost, ...],
 ) -> KnownPolicies | None:
     store = folder / "evaluations.sqlite"
     if sensitivity is None or not store.is_file():
         return None
     objectives = front.objectives if front else tuple(settings.get("objectives", ("difference", "bops")))
     fingerprint = front.provenance.get("fingerprint") if front else None
-    return KnownPolicies.read(store, sensitivity.space, objectives, fingerprint=fingerprint, latency=latency)
+    return KnownPolicies.read(
+        store,
+        sensitivity.space,
+        objectives,
+        fingerprint=fingerprint,
+        costs=costs,
+        budgets=settings["budgets"],
+    )
 
 
-def _front_so_far(
-    known: KnownPolicies | None, settings: dict[str, Any], sensitivity: SensitivityTable | None
-) -> tuple[ParetoFront | None, str]:
+def _front_so_far(known: KnownPolicies | None, sensitivity: SensitivityTable | None) -> tuple[ParetoFront | None, str]:
     begun = "The run is in progress, or was stopped before its end"
     if known is None:
         return None, f"{begun}: its sensitivity scan is not complete, so there is no front yet."
-    budgets = dict(settings.get("budgets", {}))
-    front = known.front(budgets)
+    front = known.front()
     if sensitivity is not None and "metric" not in front.provenance:
         front = ParetoFront(
             points=front.points,
@@ -161,7 +163,7 @@ def _front_so_far(
             provenance={**front.provenance, "metric": sensitivity.metric},
         )
     if not len(front):
-        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in budgets.items()) or "none"
+        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in known.budgets.items()) or "none"
         return front, f"{begun}: none of {len(known.X)} policies evaluated so far is within the budgets ({limits})."
     return front, f"{begun}: this is the front of the {len(known.X)} policies evaluated so far."
 

@@ -1,13 +1,12 @@
 """What a screened search knows: evaluated policies on the scales it works with."""
 
-from typing import Any
-
 import moocore
 import numpy as np
 
-from evoq_moo._genes import COST_OF, BoolArray, problem_space
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.costs import BoolArray, chosen_costs, cost_matrix
 from evoq_moo.errors import ArgumentError
+from evoq_moo.problems import UNDEFINED
+from evoq_moo.problems.protocol import PolicyProblem, cost_limits, policy_problem
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
 
@@ -22,56 +21,65 @@ def logarithm(differences: FloatArray) -> FloatArray:
     return np.asarray(np.log10(np.maximum(differences, SMALLEST)))
 
 
-def supports(problem: Any) -> bool:
-    """Return whether a problem's objectives are the difference and one or two costs."""
-    objectives = tuple(getattr(problem, "objectives", ()))
-    costs = [name for name in objectives if name in COST_OF]
-    return "difference" in objectives and 1 <= len(costs) == len(objectives) - 1
+MOST_COSTS = 2
+"""Costs that a search can trade against the difference: their space is cut into cells."""
+
+
+def supports(objectives: tuple[str, ...]) -> bool:
+    """Return whether objectives are the difference and one or two costs."""
+    return "difference" in objectives and 1 <= len(objectives) - 1 <= MOST_COSTS
 
 
 class PolicyScale:
     """Costs, predictions and values of policies as a search for one problem sees them.
 
+    A cost that is the same for every policy of the space, or of those within its budget, is left out.
+
     Args:
         problem: The problem.
         sensitivity: Table of its space.
+
+    Attributes:
+        space: The search space.
+        sensitivity: The table.
+        difference: Column of the difference among the objectives.
+        log: Whether differences are on a log10 scale; those that may be negative (decibels) stay as they are.
+        low: Smallest value of each cost, float64 `(costs,)`.
+        high: Largest value that counts, the same.
+        worst: Largest difference that counts, on the scale of values.
 
     Raises:
         ArgumentError: The objectives are not the difference and one or two costs.
     """
 
-    def __init__(self, problem: Any, sensitivity: SensitivityTable) -> None:
-        if not supports(problem):
+    def __init__(self, problem: PolicyProblem, sensitivity: SensitivityTable) -> None:
+        objectives = policy_problem(problem).objectives
+        if not supports(objectives):
             raise ArgumentError(
-                f"problem: has the objectives {tuple(getattr(problem, 'objectives', ()))}; allowed: 'difference' with "
-                "'size', 'bops' or both"
+                f"problem: has the objectives {objectives}; allowed: 'difference' with one or two costs"
             )
-        self.names = [COST_OF[name] for name in problem.objectives if name in COST_OF]
-        self.space = problem_space(problem)
+        self.space = problem.space
         self.sensitivity = sensitivity
-        self.difference = problem.objectives.index("difference")
+        self.difference = objectives.index("difference")
         self.log = bool((sensitivity.values[sensitivity.allowed] >= 0).all())
-        """Whether differences are on a log10 scale; those that may be negative (decibels) stay as they are."""
-        self._columns = [COSTS.index(name) for name in self.names]
-        budgets = dict(getattr(problem, "budgets", None) or {})
-        limits = {COST_OF[name]: limit for name, limit in budgets.items() if name in COST_OF}
-        self._limits = np.array([limits.get(name, np.inf) for name in COSTS])
-        ends = self._all_costs(np.stack([self.space.lower, self.space.upper]))
-        self.low = ends[0, self._columns]
-        self.high = np.minimum(ends[1], self._limits)[self._columns]
-        worst = budgets.get("difference", np.inf)
-        self.worst = float(self.values(np.array([worst]))[0])
-
-    def _all_costs(self, X: IntArray) -> FloatArray:
-        return cost_matrix(self.space.layers, self.space.decode(X))
+        limits = cost_limits(problem)
+        self._limited = chosen_costs(tuple(limits), problem.costs, "budgets")
+        self._limits = np.array([limits[cost.name] for cost in self._limited])
+        costs = chosen_costs(objectives, problem.costs, "objectives")
+        ends = [(low, min(high, limits.get(c.name, np.inf))) for c in costs for low, high in [c.bounds(self.space)]]
+        self._costs = tuple(cost for cost, (low, high) in zip(costs, ends, strict=True) if low < high)
+        self.low, self.high = np.array([end for end in ends if end[0] < end[1]]).reshape(-1, 2).T
+        self.worst = float(self.values(np.array([problem.budgets.get("difference", np.inf)]))[0])
 
     def costs(self, X: IntArray) -> FloatArray:
-        """Return the costs that are objectives, float64 `(n, costs)` (MiB, GBOPs)."""
-        return self._all_costs(X)[:, self._columns]
+        """Return the costs that are objectives, float64 `(n, costs)`, each in its unit."""
+        return cost_matrix(self.space.layers, self.space.decode(X), self._costs)
 
     def within(self, X: IntArray) -> BoolArray:
         """Return which vectors are within the budgets of costs, bool `(n,)`."""
-        return np.asarray((self._all_costs(X) <= self._limits).all(axis=1))
+        return np.asarray(
+            (cost_matrix(self.space.layers, self.space.decode(X), self._limited) <= self._limits).all(axis=1)
+        )
 
     def predicted(self, X: IntArray) -> FloatArray:
         """Return the table's predictions of vectors on the scale of values, float64 `(n,)`."""
@@ -101,12 +109,19 @@ class Archive:
         self._worst = scale.worst
 
     def add(self, X: IntArray, F: FloatArray, feasible: BoolArray) -> None:
-        """Take in evaluated vectors, their objectives, and whether they are within all budgets."""
+        """Take in evaluated vectors, their objectives, and whether they are within all budgets.
+
+        Policies without a difference are infeasible, and count as no better than the worst that is known.
+        """
         first = not len(self.X)
+        differences = F[:, self._scale.difference]
+        defined = differences < UNDEFINED
+        values = np.concatenate([self.values, self._scale.values(differences)])
+        known = np.concatenate([np.ones(len(self.X), dtype=bool), defined])
         self.X = np.concatenate([self.X, X])
-        self.values = np.concatenate([self.values, self._scale.values(F[:, self._scale.difference])])
+        self.values = np.where(known, values, values[known].max(initial=-np.inf) if known.any() else 0.0)
         self._costs = np.concatenate([self._costs, self._scale.costs(X)])
-        self._feasible = np.concatenate([self._feasible, feasible.astype(bool)])
+        self._feasible = np.concatenate([self._feasible, feasible.astype(bool) & defined])
         if first:
             self.unit = max(float(np.ptp(self.values)), 1e-6) / 5
             # A tenth of the range above the largest value, so that the cheapest policies count as well.

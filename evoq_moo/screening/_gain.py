@@ -10,7 +10,8 @@ from evoq_moo.space import FloatArray
 from ._model import expected_shortfall
 
 MOST_EDGES = 24
-"""Our choice: with two costs, the plane is cut at this many of the front's costs along each; others count upwards."""
+"""Our choice: with two costs, the plane is cut at no more than this many of the front's
+costs along each; a policy between two of them counts from the next larger one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +51,14 @@ def cut(costs: FloatArray, values: FloatArray, ideal: FloatArray, reference: Flo
     """Return the cells that some policies leave.
 
     Args:
-        costs: Costs of the policies `(n, costs)`, one or two.
+        costs: Costs of the policies `(n, costs)`; without any there is one cell, of size 1.
         values: Their (log) differences `(n,)`.
         ideal: Smallest costs `(costs,)`.
         reference: Largest costs `(costs,)`.
         worst: The (log) difference that counts where nothing costs so little.
     """
+    if not costs.shape[1]:
+        return Cells(np.empty((1, 0)), np.empty((1, 0)), np.array([values.min(initial=worst)]))
     points = np.column_stack([costs, values])
     front = points[moocore.is_nondominated(points)] if len(points) else points
     edges = []

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evoq_moo._genes import GeneTables
+from evoq_moo.costs import GeneTables
 from evoq_moo.space import IntArray
 
 KINDS = (0.4, 0.3, 0.3)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.errors import ArgumentError, NonFiniteError, check_number
 from evoq_moo.graph import count
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.sample_subset import SampleSubset
@@ -50,14 +50,17 @@ def hardest_samples(
 
     Returns:
         For each share the indices of the samples that it needs beyond the share before it, int64; one that needs none
-        is left out. Nothing where a difference is negative on some sample (decibels don't add up), where all are zero,
-        or where more than half of the samples are needed (`MOST`).
+        is left out. Nothing where a difference is negative on some sample (decibels don't add up) or NaN, where all are
+        zero, or where more than half of the samples are needed (`MOST`).
 
     Raises:
         ArgumentError: As :func:`check_shares`.
     """
     check_shares(shares)
-    parts = np.array([sample_differences(network, bits) for bits in policies])
+    try:
+        parts = np.array([sample_differences(network, bits) for bits in policies])
+    except NonFiniteError:
+        return ()
     totals = parts.sum(axis=1, keepdims=True)
     if (parts < 0).any() or (totals <= 0).any():
         return ()

@@ -1,14 +1,15 @@
 """Screening: differences of policies on the few samples that hold most of it."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from evoq_moo._genes import BoolArray
+from evoq_moo.costs import BoolArray
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.graph import count
 from evoq_moo.network import QuantizedNetwork
+from evoq_moo.problems import MixedPrecisionProblem, PolicyProblem
 from evoq_moo.space import FloatArray, IntArray
 
 from ._archive import Archive, PolicyScale
@@ -50,7 +51,7 @@ class Screen:
 
     @classmethod
     def of(
-        cls, problem: Any, X: IntArray, archive: Archive, shares: Sequence[float], scale: PolicyScale
+        cls, problem: PolicyProblem, X: IntArray, archive: Archive, shares: Sequence[float], scale: PolicyScale
     ) -> Self | None:
         """Return a screen for a problem; None where there is nothing to screen with.
 
@@ -61,9 +62,10 @@ class Screen:
             shares: Share of the difference that the samples of each look and those before it must hold.
             scale: The search's scales.
         """
-        network = getattr(problem, "network", None)
-        evaluator = getattr(problem, "evaluator", None)
-        if type(network) is not QuantizedNetwork or evaluator is None or evaluator.network is not network:
+        if not isinstance(problem, MixedPrecisionProblem):
+            return None
+        evaluator, network = problem.evaluator, problem.evaluator.network
+        if not isinstance(network, QuantizedNetwork):
             return None
         order = np.argsort(archive.values, kind="stable")
         probes = X[order[np.linspace(0, len(X) - 1, PROBES + 2).round().astype(int)[1:-1]]]
@@ -85,6 +87,10 @@ class Screen:
     def _look(self, rows: IntArray, look: int) -> float:
         """Take a look at policies that had all those before it, and return what it cost (evaluations)."""
         found = self._evaluators[look].differences(self._scale.space.decode(self._all[rows]))
+        # A policy without a difference on these samples counts as the worst that was looked at.
+        defined = np.isfinite(found)
+        worst = max(found[defined].max(initial=0.0), np.nanmax(self._seen, initial=0.0))
+        found = np.where(defined, found, worst)
         if look:
             new = self._counts[look] / self._counts[: look + 1].sum()
             found = (1 - new) * self._seen[rows, look - 1] + new * found

@@ -8,9 +8,10 @@ from pymoo.core.algorithm import Algorithm
 from pymoo.core.population import Population
 from threadpoolctl import threadpool_limits
 
-from evoq_moo._genes import check_same_genes, gene_tables
+from evoq_moo.costs import gene_tables
 from evoq_moo.errors import check_count
 from evoq_moo.operators import SensitivitySampling
+from evoq_moo.problems.protocol import PolicyProblem, check_same_genes
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray, IntArray
 
@@ -92,7 +93,7 @@ class SurrogateSearch(Algorithm):  # type: ignore[misc]
         self.screening = bool(screening)
         self.shares = check_shares(shares)
 
-    def _setup(self, problem: Any, **_kwargs: Any) -> None:
+    def _setup(self, problem: PolicyProblem, **_kwargs: Any) -> None:
         """Check what depends on the problem, before anything is evaluated."""
         check_same_genes(problem, self.sensitivity.space)
         self._tables = gene_tables(self.sensitivity.space)

@@ -9,17 +9,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pymoo.core.algorithm import Algorithm
+from pymoo.core.problem import Problem
 
-from evoq_moo._genes import costs_of, problem_space
+from evoq_moo._loop import Record, run_algorithm
 from evoq_moo.algorithms import EvoQGA, guided_nsga2
-from evoq_moo.baselines import additive_front, random_policies, spread
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.baselines import random_policies, spread
+from evoq_moo.costs import name_of
 from evoq_moo.errors import ArgumentError, MissingPackageError, check_count, check_name
 from evoq_moo.operators import BitWidthRepair, UniformBitCrossover, UniformBitMutation
-from evoq_moo.operators.sampling import STEPS
+from evoq_moo.operators.sampling import table_front
+from evoq_moo.problems.protocol import problem_space, traded_costs
 from evoq_moo.study._default import DefaultSearch
-from evoq_moo.study._loop import run_algorithm
-from evoq_moo.study._record import Record
 from evoq_moo.zoo._factory import call_function, import_function
 
 ETA = 3
@@ -40,7 +40,7 @@ class Search(Protocol):
     def uses_sensitivity(self) -> bool:
         """Whether it needs `problem.sensitivity`, whose scan then counts in its budget."""
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Search.
 
         Args:
@@ -60,10 +60,10 @@ class PymooSearch:
         uses_sensitivity: Whether it reads `problem.sensitivity`.
     """
 
-    make: Callable[[Any], Algorithm]
+    make: Callable[[Problem], Algorithm]
     uses_sensitivity: bool = False
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Run the algorithm until the budget is spent or it finds no new offspring.
 
         Raises:
@@ -82,20 +82,23 @@ class RandomSearch:
     """Random policies.
 
     Args:
-        matched: None draws every gene uniformly; the name of a cost (``"size_mib"`` or ``"gbops"``) or ``"auto"``
-            (the problem's first) spreads the policies evenly over it (:func:`evoq_moo.baselines.random_policies`).
+        matched: None draws every gene uniformly; the name of a cost that the problem knows, or ``"auto"``
+            (the first that it trades) spreads the policies evenly over it (:func:`evoq_moo.baselines.random_policies`).
     """
 
     matched: str | None = None
     uses_sensitivity: bool = field(default=False, init=False)
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Evaluate random policies until the budget is spent."""
         space = problem_space(problem)
         if self.matched is None:
             record.evaluate(space.sample(record.left, np.random.default_rng(seed)))
             return
-        cost = costs_of(problem)[0] if self.matched == "auto" else self.matched
+        cost = traded_costs(problem)[0]
+        if self.matched != "auto":
+            name = name_of(self.matched, "matched", allowed=[cost.name for cost in problem.costs])
+            cost = next(cost for cost in problem.costs if cost.name == name)
         X = random_policies(space, record.left, seed, cost=cost)
         record.evaluate(np.random.default_rng(seed).permutation(X))
 
@@ -106,21 +109,16 @@ class AdditiveFrontLookup:
 
     uses_sensitivity: bool = field(default=True, init=False)
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Evaluate points of the front; each cost among the objectives gets as many."""
-        space = problem_space(problem)
-        ends = cost_matrix(space.layers, space.decode(np.stack([space.lower, space.upper])))
-        costs = costs_of(problem)
-        points = []
-        for cost in costs:
-            low, high = ends[:, COSTS.index(cost)]
-            front = additive_front(problem.sensitivity, cost=cost, resolution=float(high - low) / STEPS, progress=False)
-            points.append(spread(front, -(-record.left // len(costs))))
+        costs = traded_costs(problem)
+        share = -(-record.left // len(costs))
+        points = [spread(table_front(problem.sensitivity, cost), share) for cost in costs]
         X = np.concatenate(points)[: record.left]
         record.evaluate(np.random.default_rng(seed).permutation(X))
 
 
-def _operators(problem: Any, *, uniform: bool = False) -> dict[str, Any]:
+def _operators(problem: Problem, *, uniform: bool = False) -> dict[str, Any]:
     """Return pymoo's operators made fit for integers, or uniform crossover and reset."""
     from pymoo.operators.crossover.sbx import SBX
     from pymoo.operators.mutation.pm import PM
@@ -135,7 +133,7 @@ def _operators(problem: Any, *, uniform: bool = False) -> dict[str, Any]:
     return {"sampling": IntegerRandomSampling(), "crossover": crossover, "mutation": mutation, "repair": repair}
 
 
-def _directions(problem: Any, pop_size: int) -> Any:
+def _directions(problem: Problem, pop_size: int) -> Any:
     """Return as many reference directions as there are individuals, or the most of Das and Dennis below that."""
     from pymoo.util.ref_dirs import get_reference_directions
 
@@ -148,7 +146,7 @@ def _directions(problem: Any, pop_size: int) -> Any:
         partitions += 1
 
 
-def _nsga2(problem: Any, *, pop_size: int, uniform: bool = False) -> Algorithm:
+def _nsga2(problem: Problem, *, pop_size: int, uniform: bool = False) -> Algorithm:
     from pymoo.algorithms.moo.nsga2 import NSGA2
 
     return NSGA2(pop_size=pop_size, **_operators(problem, uniform=uniform))
@@ -163,7 +161,7 @@ def _smaller_violation(pop: Any, P: Any, random_state: np.random.Generator, **_k
     return np.take_along_axis(P, second[:, None].astype(int), axis=1)
 
 
-def _nsga3(problem: Any, *, pop_size: int) -> Algorithm:
+def _nsga3(problem: Problem, *, pop_size: int) -> Algorithm:
     from pymoo.algorithms.moo.nsga3 import NSGA3
     from pymoo.operators.selection.tournament import TournamentSelection
 
@@ -171,7 +169,7 @@ def _nsga3(problem: Any, *, pop_size: int) -> Algorithm:
     return NSGA3(_directions(problem, pop_size), pop_size=pop_size, selection=selection, **_operators(problem))
 
 
-def _moead(problem: Any, *, pop_size: int) -> Algorithm:
+def _moead(problem: Problem, *, pop_size: int) -> Algorithm:
     from pymoo.algorithms.moo.moead import ParallelMOEAD
 
     if problem.has_constraints():
@@ -179,20 +177,20 @@ def _moead(problem: Any, *, pop_size: int) -> Algorithm:
     return ParallelMOEAD(_directions(problem, pop_size), **_operators(problem))
 
 
-def _spea2(problem: Any, *, pop_size: int) -> Algorithm:
+def _spea2(problem: Problem, *, pop_size: int) -> Algorithm:
     from pymoo.algorithms.moo.spea2 import SPEA2, SPEA2Survival
 
     # The default survival is one object for all runs, and keeps what it normalized with.
     return SPEA2(pop_size=pop_size, survival=SPEA2Survival(normalize=True), **_operators(problem))
 
 
-def _sms_emoa(problem: Any, *, pop_size: int) -> Algorithm:
+def _sms_emoa(problem: Problem, *, pop_size: int) -> Algorithm:
     from pymoo.algorithms.moo.sms import SMSEMOA
 
     return SMSEMOA(pop_size=pop_size, **_operators(problem))
 
 
-def _age_moea(problem: Any, *, pop_size: int) -> Algorithm:
+def _age_moea(problem: Problem, *, pop_size: int) -> Algorithm:
     try:
         from pymoo.algorithms.moo.age import AGEMOEA
     except Exception as error:  # pymoo raises a plain Exception where numba is missing
@@ -201,7 +199,7 @@ def _age_moea(problem: Any, *, pop_size: int) -> Algorithm:
     return AGEMOEA(pop_size=pop_size, **_operators(problem))
 
 
-def _guided(problem: Any, *, pop_size: int) -> Algorithm:
+def _guided(problem: Problem, *, pop_size: int) -> Algorithm:
     if problem.n_obj == 1:
         return EvoQGA(problem.sensitivity, pop_size=pop_size)
     return guided_nsga2(problem.sensitivity, pop_size=pop_size)
@@ -284,7 +282,7 @@ def imported_algorithm(function: str, *, uses_sensitivity: bool = False) -> Sear
     return PymooSearch(partial(_imported, function), uses_sensitivity=uses_sensitivity)
 
 
-def _imported(function: str, problem: Any) -> Algorithm:
+def _imported(function: str, problem: Problem) -> Algorithm:
     made: Algorithm = call_function(function, problem)
     return made
 

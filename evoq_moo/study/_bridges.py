@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pymoo.core.problem import Problem
 
-from evoq_moo._genes import GeneTables, gene_tables, problem_space
-from evoq_moo.study._record import Record
+from evoq_moo._loop import Record
+from evoq_moo.costs import GeneTables, gene_tables
+from evoq_moo.problems.protocol import problem_space
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class OptunaNSGA2:
     pop_size: int
     uses_sensitivity: bool = field(default=False, init=False)
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Ask and tell until the budget is spent."""
         import optuna
 
@@ -61,7 +63,7 @@ class DeapNSGA2:
     crossover: float = 0.9
     uses_sensitivity: bool = field(default=False, init=False)
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Run until the budget is spent."""
         from deap import base, tools
 

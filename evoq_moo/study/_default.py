@@ -1,13 +1,14 @@
 """Our default search in a study."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from pymoo.core.problem import Problem
+
+from evoq_moo._loop import Record, run_algorithm
 from evoq_moo.errors import ArgumentError
 from evoq_moo.screening import SurrogateSearch, supports
 from evoq_moo.sensitivity_scan import Method
-from evoq_moo.study._loop import run_algorithm
-from evoq_moo.study._record import Record
+from evoq_moo.study._problems import NetworkProblem
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DefaultSearch:
     uses_sensitivity: bool = field(default=True, init=False)
     scan: Method = field(default="sparse", init=False)
 
-    def check(self, name: str, problem: Any) -> None:
+    def check(self, name: str, problem: Problem | NetworkProblem) -> None:
         """Raise where the problem is none for this search, from its objectives alone.
 
         Args:
@@ -35,14 +36,14 @@ class DefaultSearch:
         Raises:
             ArgumentError: The objectives are not the difference and one or two costs.
         """
-        if not supports(problem):
+        objectives = tuple(getattr(problem, "objectives", ()))
+        if not supports(objectives):
             raise ArgumentError(
-                f"algorithms: surrogate can't run on {name}, whose objectives are "
-                f"{list(getattr(problem, 'objectives', ()))}; allowed: 'difference' with 'size', 'bops' or both "
-                "(others: guided)"
+                f"algorithms: surrogate can't run on {name}, whose objectives are {list(objectives)}; allowed: "
+                "'difference' with one or two costs (others: guided)"
             )
 
-    def __call__(self, problem: Any, record: Record, seed: int) -> None:
+    def __call__(self, problem: Problem, record: Record, seed: int) -> None:
         """Search until the budget is spent.
 
         Raises:

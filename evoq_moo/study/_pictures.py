@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evoq_moo.analysis import attainment_difference, attainment_surfaces, hypervolume_curve, runtime_ecdf, runtimes
+from evoq_moo.costs import cost_class, cost_names
 from evoq_moo.space import FloatArray
 
 if TYPE_CHECKING:
@@ -13,12 +14,6 @@ if TYPE_CHECKING:
 
 TARGETS = np.linspace(0.5, 1.0, 51)
 """Our choice: targets of runtimes, in shares of the reference set's hypervolume."""
-_AXES = {
-    "difference": "log10 output difference (scaled)",
-    "size": "weight size (scaled)",
-    "bops": "bit operations (scaled)",
-    "latency": "latency (scaled)",
-}
 
 
 def save_pictures(results: "StudyResults", folder: Path, indicator: str) -> list[Path]:
@@ -48,7 +43,7 @@ def save_pictures(results: "StudyResults", folder: Path, indicator: str) -> list
         targets = TARGETS * _best(reference.scaled_points())
         made[f"{problem}-ecdf"] = plots.plot_ecdf({n: runtime_ecdf(runtimes(c, targets)) for n, c in curves.items()})
         if len(reference.objectives) == 2:
-            y, x = (_AXES.get(name, f"{name} (scaled)") for name in reference.objectives)
+            y, x = (_axis(name) for name in reference.objectives)
             sides = {name: _fronts(results, problem, name) for name in order[:2]}
             surfaces = {name: attainment_surfaces(runs) for name, runs in sides.items() if runs}
             if surfaces:
@@ -68,6 +63,12 @@ def save_pictures(results: "StudyResults", folder: Path, indicator: str) -> list
         files.append(folder / f"{name}.png")
         plots.save_axes(ax, files[-1])
     return files
+
+
+def _axis(name: str) -> str:
+    if name == "difference":
+        return "log10 output difference (scaled)"
+    return f"{cost_class(name).label if name in cost_names() else name} (scaled)"
 
 
 def _best(points: FloatArray) -> float:

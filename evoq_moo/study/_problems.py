@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from pymoo.core.problem import Problem
 
 from evoq_moo.analysis import FrozenReference
+from evoq_moo.costs import Cost
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.problems import MixedPrecisionProblem, get_problem, problem_names
 from evoq_moo.recipe import Recipe
@@ -25,6 +26,7 @@ class NetworkProblem:
         recipe: How to make the network.
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
+        costs: The same.
         reference: What its indicators are measured against, e.g. that of the suite's surrogate of the network; None
             for ideal, nadir and front of the study's own runs.
     """
@@ -33,6 +35,7 @@ class NetworkProblem:
     recipe: Recipe
     objectives: tuple[str, ...] = ("difference", "bops")
     budgets: Mapping[str, float] = field(default_factory=dict)
+    costs: tuple[Cost, ...] = ()
     reference: FrozenReference | None = field(default=None, repr=False)
 
     def open(self, store: str | Path | None) -> MixedPrecisionProblem:
@@ -43,10 +46,12 @@ class NetworkProblem:
         """
         network = self.recipe(threads=1)
         opened = None if store is None else EvaluationStore(store, shared=True)
-        return MixedPrecisionProblem(network, objectives=self.objectives, budgets=self.budgets, store=opened)
+        return MixedPrecisionProblem(
+            network, objectives=self.objectives, budgets=self.budgets, costs=self.costs, store=opened
+        )
 
 
-ProblemEntry = str | NetworkProblem | Callable[[], Any]
+ProblemEntry: TypeAlias = str | NetworkProblem | Problem | Callable[[], Problem]
 """A name of the suite, a real network, a picklable pymoo problem, or a picklable function that makes one."""
 
 
@@ -97,7 +102,7 @@ _opening = threading.RLock()
 
 
 @contextmanager
-def opened_problem(entry: ProblemEntry, store: str | None) -> Iterator[Any]:
+def opened_problem(entry: ProblemEntry, store: str | None) -> Iterator[Problem]:
     """Give a problem to run on; real networks are made once a process, and shared by its threads.
 
     Args:

@@ -21,8 +21,8 @@ from evoq_moo.analysis import (
     nondominated,
 )
 from evoq_moo.analysis._reference import log_scale
+from evoq_moo.costs import objective_names
 from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.problems import OBJECTIVES
 from evoq_moo.space import FloatArray
 from evoq_moo.study._pictures import save_pictures
 from evoq_moo.study._problems import reference_of
@@ -312,12 +312,13 @@ def _own_reference(runs: Sequence[Run], objectives: Sequence[str] | None) -> Fro
     if len(front) == 0:
         return None
     names = tuple(objectives) if objectives is not None else tuple(f"f{i}" for i in range(archive.shape[1]))
-    known = set(names) <= set(OBJECTIVES)
+    known = set(names) <= set(objective_names())
     finite = archive[np.isfinite(archive).all(axis=1)]
     log = log_scale(names) if known and (finite > 0).all() else (False,) * len(names)
     ideal, nadir = front.min(axis=0), front.max(axis=0)
-    # One point has no extent: the box then reaches to the worst that was found.
-    nadir = np.where(nadir > ideal, nadir, np.maximum(finite.max(axis=0), ideal + 1e-12))
+    # One point has no extent: the box then reaches to the worst that was found, or to anything where all is alike.
+    worst = finite.max(axis=0)
+    nadir = np.where(nadir > ideal, nadir, np.where(worst > ideal, worst, ideal + 1))
     return FrozenReference(
         objectives=names, log=log, ideal=ideal, nadir=nadir, points=front, provenance="this study's own runs"
     )

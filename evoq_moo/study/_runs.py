@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from pymoo.core.problem import Problem
 
 from evoq_moo._files import write_atomically
+from evoq_moo._loop import BudgetSpentError, Record
 from evoq_moo._schema import Amount, Evaluations, Layout, Whole, parse_json, read_bytes, read_npz, reading
 from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
@@ -22,7 +24,6 @@ from evoq_moo.space import FloatArray, IntArray
 from evoq_moo.store import policy_key
 from evoq_moo.study._algorithms import Search
 from evoq_moo.study._problems import ProblemEntry, opened_problem
-from evoq_moo.study._record import BudgetSpentError, Record
 from evoq_moo.study._sensitivity import sensitivity_for
 
 FORMAT = "evoq-moo/study-run"
@@ -78,9 +79,10 @@ class Run:
     def archive(self) -> FloatArray:
         """Objectives of every evaluation, float64 `(evaluations, objectives)`.
 
-        Infinite where a policy is infeasible, and where the evaluation is of none: scan and screenings.
+        Infinite where a policy is infeasible or has no difference, and where the evaluation is of none: scan and
+        screenings.
         """
-        feasible = np.asarray(self.G <= 0).all(axis=1)
+        feasible = np.asarray(self.G <= 0).all(axis=1) & np.isfinite(self.F).all(axis=1)
         archive = np.full((int(self.counts.max(initial=self.paid)), self.F.shape[1]), np.inf)
         archive[self.counts[feasible] - 1] = self.F[feasible]
         return archive
@@ -235,7 +237,7 @@ def execute_run(key: RunKey, entry: ProblemEntry, search: Search, store: str | N
         )
         if not isinstance(problem, MixedPrecisionProblem):
             return RunResult(run=run)
-        fingerprint, kept = problem.network.fingerprint, problem.evaluator.store
+        fingerprint, kept = problem.evaluator.network.fingerprint, problem.evaluator.store
         if kept.path == store:
             return RunResult(run=run, fingerprint=fingerprint)
         keys = [policy_key(bits) for bits in problem.space.decode(X)]
@@ -259,7 +261,7 @@ class _Clock:
         return timed
 
 
-def _own_copy(problem: Any, table: SensitivityTable | None, clock: _Clock) -> Any:
+def _own_copy(problem: Problem, table: SensitivityTable | None, clock: _Clock) -> Problem:
     """Return a problem of this run alone, with its table and its clock: other threads may run on the same one."""
     copied = object.__new__(type(problem))
     copied.__dict__.update(vars(problem))

@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from pymoo.core.problem import Problem
+
 from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.sensitivity_scan import Method, measure_sensitivity, scan_policies, sparse_table
 
 
-def sensitivity_for(problem: Any, search: Any) -> tuple[SensitivityTable | None, int]:
+def sensitivity_for(problem: Problem, search: Any) -> tuple[SensitivityTable | None, int]:
     """Return the table that a search reads, and how many evaluations its scan takes.
 
     Args:
@@ -28,7 +30,7 @@ def sensitivity_for(problem: Any, search: Any) -> tuple[SensitivityTable | None,
     return table, len(scan_policies(table.space, method)[0])
 
 
-def _table(problem: Any, method: Method) -> SensitivityTable:
+def _table(problem: Problem, method: Method) -> SensitivityTable:
     """Return a problem's table, measured where it is a real network's (from the store if known)."""
     if isinstance(problem, MixedPrecisionProblem):
         return measure_sensitivity(problem.network, evaluator=problem.evaluator, method=method, progress=False)
@@ -37,7 +39,7 @@ def _table(problem: Any, method: Method) -> SensitivityTable:
     return sparse_table(table) if method == "sparse" else table
 
 
-def check_sensitivity_of(problem: Any) -> None:
+def check_sensitivity_of(problem: Problem) -> None:
     """Raise unless a problem has a sensitivity table, or one can be measured.
 
     Raises:

@@ -9,10 +9,11 @@ from msgspec import Meta, Struct
 
 from evoq_moo._schema import MOST_EVALUATIONS, Few, Number, Text, Whole, convert, read_toml, reading
 from evoq_moo._trust import check_path, refuse_code
+from evoq_moo.costs import checked_budgets, name_of
 from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.problems import OBJECTIVES, get_problem
-from evoq_moo.problems._base import BUDGETS
+from evoq_moo.problems import get_problem
 from evoq_moo.recipe import Recipe
+from evoq_moo.run import load_costs
 from evoq_moo.study._algorithms import Search, imported_algorithm, named_algorithm
 from evoq_moo.study._problems import NetworkProblem, ProblemEntry
 
@@ -24,9 +25,10 @@ def read_study(file: str | Path, *, output: str | Path | None = None, trust: boo
 
     ``problems`` and ``algorithms`` are lists of names, ``seeds`` a number (0 to it) or a list, ``budget``, ``path`` and
     ``charge_scan`` as the study takes them. A table ``[problem.NAME]`` describes a real network (the fields of
-    :class:`~evoq_moo.recipe.Recipe`, `objectives`, `budgets`, and as `reference` the problem of the suite whose frozen
-    reference it is measured against), ``[algorithm.NAME]`` one of our algorithms (`name`, `pop_size`) or a function
-    that makes one (`function = "module:function"`, `uses_sensitivity`). Paths are relative to the file.
+    :class:`~evoq_moo.recipe.Recipe`, `objectives`, `budgets`, `costs` (files of tables by name), and as `reference` the
+    problem of the suite whose frozen reference it is measured against), ``[algorithm.NAME]`` one of our algorithms
+    (`name`, `pop_size`) or a function that makes one (`function = "module:function"`, `uses_sensitivity`). Paths are
+    relative to the file.
 
     Args:
         file: The TOML file.
@@ -75,6 +77,7 @@ class _ProblemTable(Struct):
     samples: Text | None = None
     objectives: tuple[str, ...] = ("difference", "bops")
     budgets: dict[str, Number] = {}
+    costs: dict[str, Text] = {}
     reference: str | None = None
 
 
@@ -85,17 +88,18 @@ class _AlgorithmTable(Struct):
     uses_sensitivity: bool = False
 
 
-def _problem(name: str, tables: Mapping[str, dict[str, Any]], file: Path, trust: bool) -> ProblemEntry:
-    if name not in tables:
+def _problem(name: str, problems: Mapping[str, dict[str, Any]], file: Path, trust: bool) -> ProblemEntry:
+    if name not in problems:
         return name
-    where, table = f"problem.{name}", tables[name]
+    where, table = f"problem.{name}", problems[name]
     recipe_keys = [field.name for field in fields(Recipe) if field.compare]
     _check_keys(where, table, {*recipe_keys, *_fields(_ProblemTable)})
     with reading(where, ArgumentError):
         data = convert(table, _ProblemTable)
-        for given, known in ((data.objectives, OBJECTIVES), (data.budgets, BUDGETS)):
-            for one in given:
-                check_name("objectives" if given is data.objectives else "budgets", one, known)
+        tables = {cost: file.parent / name for cost, name in data.costs.items()}
+        for cost, path in tables.items():
+            if not trust:
+                check_path(f"{where}.costs.{cost}", path, file)
         given_recipe = {key: value for key, value in table.items() if key in recipe_keys}
         for key in _FILES:
             if key in given_recipe and (file.parent / given_recipe[key]).exists():
@@ -105,8 +109,9 @@ def _problem(name: str, tables: Mapping[str, dict[str, Any]], file: Path, trust:
         return NetworkProblem(
             name=name,
             recipe=recipe,
-            objectives=data.objectives,
-            budgets=data.budgets,
+            objectives=tuple(name_of(one, "objectives") for one in data.objectives),
+            budgets=checked_budgets(data.budgets),
+            costs=load_costs(tables),
             reference=None if data.reference is None else get_problem(data.reference).reference,
         )
 

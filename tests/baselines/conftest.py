@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from pymoo.core.problem import Problem
 
-from evoq_moo.cost import cost_matrix
+from evoq_moo.costs import cost_matrix, known_costs
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import LayerInfo, SearchSpace
 
@@ -68,6 +68,7 @@ class TableProblem(Problem):
 
     def __init__(self, table: SensitivityTable, *, objectives: tuple[str, ...] = ("difference", "bops"), **budgets):
         self.table, self.space, self.objectives, self.budgets = table, table.space, objectives, budgets
+        self.costs = known_costs()
         super().__init__(
             n_var=self.space.n_var,
             n_obj=len(objectives),
@@ -87,8 +88,7 @@ class TableProblem(Problem):
         values = self.values(X)
         out["F"] = np.stack([values[name] for name in self.objectives], axis=1)
         if self.budgets:
-            of = {"difference": "difference", "size_mib": "size", "bops": "bops"}
-            out["G"] = np.stack([values[of[k]] / limit - 1 for k, limit in self.budgets.items()], axis=1)
+            out["G"] = np.stack([values[k] / limit - 1 for k, limit in self.budgets.items()], axis=1)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import evoq_moo as evoq
-from evoq_moo._genes import gene_tables
 from evoq_moo.baselines import LevelSwitch, additive_front, level_switch_search
 from evoq_moo.baselines._budgets import exact_limits
-from evoq_moo.baselines._options import integer_costs
-from evoq_moo.baselines._switch import switch_levels, uniform_start
-from evoq_moo.baselines.policies import costly_genes
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.baselines._switch import costly_genes, switch_levels, uniform_start
+from evoq_moo.costs import BitOperations, as_cost, cost_matrix, gene_tables
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.testing import check_algorithm
+
+COSTS = ("size", "bops")
 
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -27,8 +26,8 @@ def test_mutation_stays_within_the_limit(make, cost, data):
     space = data.draw(make.random()).space
     tables = gene_tables(space)
     X = np.array(list(space.enumerate()))
-    costs = integer_costs(space, X_bits := space.decode(X), cost)
-    assert len(X_bits) == len(X)
+    cost = as_cost(cost)
+    costs = cost.count(space.layers, space.decode(X))
     limit = int(data.draw(st.sampled_from(sorted(set(costs.tolist())))))
     random_state = np.random.default_rng(data.draw(st.integers(0, 99)))
     x = uniform_start(tables, cost, limit)
@@ -36,7 +35,7 @@ def test_mutation_stays_within_the_limit(make, cost, data):
         x = switch_levels(
             tables, x, cost=cost, limit=limit, costly=costly_genes(tables, cost), random_state=random_state
         )
-        assert integer_costs(space, space.decode(x), cost)[0] <= limit
+        assert cost.count(space.layers, space.decode(x))[0] <= limit
 
 
 def test_start_is_the_widest_uniform_policy(make):
@@ -44,9 +43,9 @@ def test_start_is_the_widest_uniform_policy(make):
     tables = gene_tables(space)
     for bits in (2, 5, 8):
         x = space.uniform(bits)
-        cost = int(integer_costs(space, space.decode(x), "gbops")[0])
-        assert np.array_equal(uniform_start(tables, "gbops", cost), x)
-        assert np.array_equal(uniform_start(tables, "gbops", cost + 1), x)
+        count = int(BitOperations().count(space.layers, space.decode(x))[0])
+        assert np.array_equal(uniform_start(tables, BitOperations(), count), x)
+        assert np.array_equal(uniform_start(tables, BitOperations(), count + 1), x)
 
 
 def run(problem, algorithm, evaluations, seed=0):
@@ -62,7 +61,7 @@ def run(problem, algorithm, evaluations, seed=0):
     return asked, incumbents
 
 
-@pytest.mark.parametrize(("cost", "column"), [("size_mib", 0), ("gbops", 1)])
+@pytest.mark.parametrize(("cost", "column"), [("size", 0), ("bops", 1)])
 def test_never_above_a_limit_and_never_worse(make, cost, column):
     problem = make.problem(make.smooth(8))
     space = problem.space
@@ -85,7 +84,7 @@ def test_goes_on_where_nothing_new_is_left(make):
     """A space of eight policies: the search ends by its termination, asking for known ones."""
     table = make.smooth(3, weight_bits=[2, 8], activation_bits=[8])
     problem = make.problem(table)
-    asked, incumbents = run(problem, LevelSwitch(cost="size_mib", limits=budgets_of(table.space), offspring=4), 60)
+    asked, incumbents = run(problem, LevelSwitch(cost="size", limits=budgets_of(table.space), offspring=4), 60)
     assert sum(map(len, asked)) >= 60
     assert len(np.unique(np.concatenate(asked), axis=0)) <= 8
     X, limits = incumbents[-1][0], budgets_of(table.space)
@@ -100,7 +99,7 @@ def test_every_limit_has_the_best_policy_asked_for_within_it(make):
     problem = make.problem(make.smooth(8))
     space = problem.space
     limits = np.array([cost_of_uniform(space, b) for b in (3, 4, 6)])
-    asked, incumbents = run(problem, LevelSwitch(cost="gbops", limits=limits), 150)
+    asked, incumbents = run(problem, LevelSwitch(cost="bops", limits=limits), 150)
     values = problem.values(np.concatenate(asked))
     for limit, difference in zip(limits, incumbents[-1][1], strict=True):
         assert difference == values["difference"][values["bops"] <= limit].min()
@@ -113,7 +112,7 @@ def test_finds_the_optimum_of_a_small_space(make):
     values = problem.values(X)
     limit = float(np.median(values["bops"]))
     best = values["difference"][values["bops"] <= limit].min()
-    _, incumbents = run(problem, LevelSwitch(cost="gbops", limits=[limit]), 200)
+    _, incumbents = run(problem, LevelSwitch(cost="bops", limits=[limit]), 200)
     assert incumbents[-1][1][0] == best
 
 
@@ -121,7 +120,7 @@ def test_conformance(make):
     table = make.smooth(12)
     check_algorithm(
         lambda: make.problem(table),
-        lambda: LevelSwitch(cost="gbops", limits=np.linspace(1, 3, 3) * cost_of_uniform(table.space, 3)),
+        lambda: LevelSwitch(cost="bops", limits=np.linspace(1, 3, 3) * cost_of_uniform(table.space, 3)),
         n_eval=90,
     )
     check_algorithm(
@@ -138,16 +137,16 @@ def cost_of_uniform(space, bits):
 def test_starts_from_given_policies(make):
     table = make.smooth(8)
     problem = make.problem(table)
-    front = additive_front(table, cost="gbops")
+    front = additive_front(table, cost="bops")
     limits = np.linspace(front.costs[0], front.costs[-1], 4)[1:-1]
     start = np.stack([front.best(limit) for limit in limits.tolist()])
-    asked, incumbents = run(problem, LevelSwitch(cost="gbops", limits=limits, start=start), 100)
+    asked, incumbents = run(problem, LevelSwitch(cost="bops", limits=limits, start=start), 100)
     assert np.array_equal(asked[0], start)
     assert (incumbents[-1][1] <= problem.values(start)["difference"]).all()
     with pytest.raises(InfeasibleBudgetError, match=r"start: vector 1 is above its limit"):
-        LevelSwitch(cost="gbops", limits=limits[::-1].copy(), start=start[::-1][[1, 0]]).setup(problem)
+        LevelSwitch(cost="bops", limits=limits[::-1].copy(), start=start[::-1][[1, 0]]).setup(problem)
     with pytest.raises(ArgumentError, match="start: given 1 vectors"):
-        LevelSwitch(cost="gbops", limits=limits, start=start[0]).setup(problem)
+        LevelSwitch(cost="bops", limits=limits, start=start[0]).setup(problem)
 
 
 def test_another_budget_of_the_problem_counts_first(make):
@@ -155,8 +154,8 @@ def test_another_budget_of_the_problem_counts_first(make):
     table = make.smooth(8)
     space = table.space
     size = float(cost_matrix(space.layers, space.decode(space.uniform(4)))[0, 0])
-    problem = make.problem(table, size_mib=size)
-    algorithm = LevelSwitch(cost="gbops", limits=[cost_of_uniform(space, 6)])
+    problem = make.problem(table, size=size)
+    algorithm = LevelSwitch(cost="bops", limits=[cost_of_uniform(space, 6)])
     run(problem, algorithm, 400)
     assert algorithm.pop.get("CV")[0] == 0
 
@@ -164,27 +163,27 @@ def test_another_budget_of_the_problem_counts_first(make):
 def test_bad_arguments(make):
     table = make.smooth(4)
     problem = make.problem(table)
-    with pytest.raises(ArgumentError, match="cost, limits: given 'gbops' and None"):
-        LevelSwitch(cost="gbops")
+    with pytest.raises(ArgumentError, match="cost, limits: given 'bops' and None"):
+        LevelSwitch(cost="bops")
     with pytest.raises(ArgumentError, match="offspring: given 0"):
         LevelSwitch(offspring=0)
     with pytest.raises(ArgumentError, match="limits: given none, and the problem has the budgets {}"):
         LevelSwitch().setup(problem)
     with pytest.raises(ArgumentError, match="objectives"):
-        LevelSwitch(cost="gbops", limits=[1e6]).setup(make.problem(table, objectives=("bops",)))
+        LevelSwitch(cost="bops", limits=[1e6]).setup(make.problem(table, objectives=("bops",)))
     with pytest.raises(InfeasibleBudgetError, match=r"limits\[0\]"):
-        LevelSwitch(cost="gbops", limits=[1e-12]).setup(problem)
+        LevelSwitch(cost="bops", limits=[1e-12]).setup(problem)
     with pytest.raises(ArgumentError, match="sweep: given 3"):
         level_switch_search(problem, sweep=3)
-    assert exact_limits(table.space, "gbops", [1e6]).tolist() == [10**15]
+    assert exact_limits(table.space, BitOperations(), [1e6]).tolist() == [10**15]
 
 
 def test_search_on_a_network(tiny_model, tiny_samples):
     """Through `run_search`: evaluations are counted, the sweep gives a front, and a budget is met."""
     network = evoq.QuantizedNetwork(tiny_model, tiny_samples, progress=False)
     problem = MixedPrecisionProblem(network)
-    found = level_switch_search(problem, cost="gbops", sweep=4, evaluations=60, offspring=5, seed=1, progress=False)
-    again = level_switch_search(problem, cost="gbops", sweep=4, evaluations=60, offspring=5, seed=1, progress=False)
+    found = level_switch_search(problem, cost="bops", sweep=4, evaluations=60, offspring=5, seed=1, progress=False)
+    again = level_switch_search(problem, cost="bops", sweep=4, evaluations=60, offspring=5, seed=1, progress=False)
     assert np.array_equal(found.vectors, again.vectors)
     assert found.trace[0].evaluations == 4
     assert 60 <= found.trace[-1].evaluations < 65

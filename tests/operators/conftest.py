@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pymoo.core.problem import Problem
 
-from evoq_moo.cost import cost_matrix
+from evoq_moo.costs import Cost, cost_matrix, known_costs
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, LayerInfo, SearchSpace
 
@@ -33,11 +33,19 @@ class ToyProblem(Problem):
     diagonal of it, the rest is pairwise interactions of either sign.
     """
 
-    def __init__(self, space: SearchSpace, *, objectives: tuple[str, ...] = ("difference", "bops"), seed: int = 0):
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        objectives: tuple[str, ...] = ("difference", "bops"),
+        seed: int = 0,
+        costs: tuple[Cost, ...] = (),
+    ):
         rng = np.random.default_rng(seed)
         self.space = space
         self.objectives = objectives
         self.budgets: dict[str, float] = {}
+        self.costs = known_costs(costs)
         self.scale = np.sqrt(10 ** rng.uniform(-1.5, 1.5, size=space.n_var))
         factors = rng.normal(size=(space.n_var, 6))
         factors = np.hstack([factors, 1.5 * np.eye(space.n_var)])
@@ -49,9 +57,12 @@ class ToyProblem(Problem):
         u = self.scale * 2.0 ** -self.space.check(X)
         return np.asarray(np.einsum("ni,ij,nj->n", u, self.correlation, u))  # no BLAS: one row gives the same as many
 
+    def values(self, X: np.ndarray, *, all_values: bool = False) -> dict[str, FloatArray]:
+        costs = cost_matrix(self.space.layers, self.space.decode(X), self.costs)
+        return {"difference": self.difference(X)} | {cost.name: costs[:, k] for k, cost in enumerate(self.costs)}
+
     def _evaluate(self, X: np.ndarray, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        costs = cost_matrix(self.space.layers, self.space.decode(X))
-        values = {"difference": self.difference(X), "size": costs[:, 0], "bops": costs[:, 1]}
+        values = self.values(X)
         out["F"] = np.stack([values[name] for name in self.objectives], axis=1)
 
     def sensitivity(self) -> SensitivityTable:

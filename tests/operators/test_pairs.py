@@ -4,12 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymoo.core.population import Population
 
-from evoq_moo.cost import COSTS, cost_matrix
+from evoq_moo.costs import as_cost, cost_matrix
 from evoq_moo.errors import ArgumentError
 from evoq_moo.operators import SensitivityGuidedMutation
 from evoq_moo.operators._moves import GuidedMoves
 from evoq_moo.operators._pairs import exchange
 from evoq_moo.testing import check_mutation
+
+COSTS = ("size", "bops")
 
 SPACES = [{}, {"tied": True}, {"weight_bits": [2, 4, 8]}, {"pinned": {"layer0": 8}}]
 
@@ -33,7 +35,7 @@ def test_paired_moves_keep_the_budget(toys_module, options, seed, cost):
     X = space.sample(12, np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
     moves = GuidedMoves(problem.sensitivity(), temperature=1.0, epsilon=0.1, max_step=1)
-    moved, done = exchange(moves, X, rng.integers(1, 4, size=12), cost, rng)
+    moved, done = exchange(moves, X, rng.integers(1, 4, size=12), as_cost(cost), rng)
     assert done.sum() >= 6
     X, moved = X[done], moved[done]
     assert (moved > X).any(axis=1).all()

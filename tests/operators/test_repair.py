@@ -10,7 +10,7 @@ from pymoo.operators.sampling.rnd import FloatRandomSampling
 from pymoo.optimize import minimize
 from pymoo.problems import get_problem
 
-from evoq_moo.cost import cost_matrix
+from evoq_moo.costs import cost_matrix
 from evoq_moo.errors import ArgumentError, BitWidthError, UnknownNameError
 from evoq_moo.operators import BitWidthRepair, BudgetRepair, greedy_path
 from evoq_moo.testing import check_repair
@@ -75,7 +75,7 @@ class TestBudgetRepair:
 
     def halfway(self, problem):
         ends = cost_matrix(problem.space.layers, problem.space.decode([problem.space.lower, problem.space.upper]))
-        return dict(zip(("size_mib", "bops"), ends.mean(axis=0).tolist(), strict=True))
+        return dict(zip(("size", "bops"), ends.mean(axis=0).tolist(), strict=True))
 
     def test_keeps_budgets_and_what_is_within_them(self, toys):
         problem = toys.problem(toys.space(8))
@@ -94,10 +94,10 @@ class TestBudgetRepair:
     def test_takes_the_best_move_as_the_greedy_path_does(self, toys):
         """One budget, from the widest policy: the first point of the greedy path that is within it."""
         problem = toys.problem(toys.space(5))
-        path = greedy_path(problem.sensitivity(), "size_mib")
+        path = greedy_path(problem.sensitivity(), "size")
         costs = cost_matrix(problem.space.layers, problem.space.decode(path))[:, 0]
         for limit in (costs[4], costs[11]):
-            found = self.repaired(problem, problem.space.upper[None], budgets={"size_mib": float(limit)})[0]
+            found = self.repaired(problem, problem.space.upper[None], budgets={"size": float(limit)})[0]
             assert np.array_equal(found, path[np.flatnonzero(costs <= limit)[0]])
 
     def test_ends_at_the_narrowest(self, toys):

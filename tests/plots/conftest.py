@@ -18,7 +18,9 @@ def make_front():
     def make(values=VALUES, objectives=("difference", "bops"), metric="kl"):
         points = [
             FrontPoint(
-                policy=evoq.Policy(NAMES, (8, 2 + i % 7, 8), (8, 8, 2 + i % 7)), difference=d, size_mib=s, gbops=b
+                policy=evoq.Policy(NAMES, (8, 2 + i % 7, 8), (8, 8, 2 + i % 7)),
+                difference=d,
+                costs={"size": s, "bops": b},
             )
             for i, (d, s, b) in enumerate(values)
         ]

@@ -84,10 +84,10 @@ def test_given_axes_are_used_and_pyplot_is_left_alone(front):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"x": "energy"}, UnknownNameError, "x"),
-        ({"x": "latency"}, ArgumentError, "no table of times"),
+        ({"x": "power"}, UnknownNameError, "x"),
+        ({"x": "latency"}, ArgumentError, "not known of this policy"),
         ({"x": "bops", "y": "bops"}, ArgumentError, "another objective"),
-        ({"budgets": {"size": 1}}, UnknownNameError, "size_mib"),
+        ({"budgets": {"sise": 1}}, UnknownNameError, "size"),
         ({"accuracies": [0.5]}, ArgumentError, "one for each of 4"),
     ],
 )

@@ -29,7 +29,8 @@ def test_bit_allocation_is_layers_by_points(front, kind, tmp_path):
 def test_float_layers_are_grey():
     policy = evoq.Policy(("a", "b"), (32, 2), (16, 8))
     front = evoq.ParetoFront(
-        points=(evoq.FrontPoint(policy=policy, difference=0.1, size_mib=1, gbops=1),), objectives=("difference", "bops")
+        points=(evoq.FrontPoint(policy=policy, difference=0.1, costs={"size": 1, "bops": 1}),),
+        objectives=("difference", "bops"),
     )
     ax = plot_bit_allocation(front)
     image = ax.images[0]

@@ -11,7 +11,7 @@ import evoq_moo as evoq
 from evoq_moo import testing
 from evoq_moo.analysis import igd_plus, nondominated, normalized_hypervolume
 from evoq_moo.baselines import additive_front
-from evoq_moo.cost import cost_matrix
+from evoq_moo.costs import cost_matrix, known_costs
 from evoq_moo.errors import ArgumentError, BitWidthError, FormatError, UnknownNameError
 from evoq_moo.problems import SurrogateProblem, get_problem, problem_names
 from evoq_moo.problems._gather import LayerSums
@@ -120,7 +120,7 @@ def test_sums_over_layers_are_the_sums_over_genes():
         )
         terms = rng.normal(size=(space.n_var, 3, 2))
         X = space.sample(40, rng)
-        sums = LayerSums(space, terms, (2, 4, 8))(X)
+        sums = LayerSums(space, known_costs(), terms, (2, 4, 8))(X)
         columns = np.searchsorted([2, 4, 8], X)
         expected = terms[np.arange(space.n_var), columns].sum(axis=1)
         assert sums[:, 2:] == pytest.approx(expected, abs=1e-12)

@@ -8,7 +8,6 @@ import evoq_moo as evoq
 from evoq_moo.calibration import CalibratingNetwork
 from evoq_moo.difference import kl_divergence
 from evoq_moo.errors import ArgumentError
-from evoq_moo.sample_subset import subset_of
 from evoq_moo.screening import SampleSubset, hardest_samples
 from evoq_moo.screening._samples import sample_differences
 
@@ -40,13 +39,14 @@ def test_threads_do_not_disturb_each_other(network):
     policies = [network.uniform(b).to_array() for b in (2, 3, 4, 5)] * 6
     samples = [sample_differences(network, bits) for bits in policies[:4]] * 6
     wholes = [network.difference_of(bits) for bits in policies[:4]] * 6
-    parts = [subset_of(network, [i % 5, 7]).difference_of(policies[i % 4]) for i in range(24)]
+    subsets = [SampleSubset(network, [i, 7]) for i in range(5)]
+    parts = [subsets[i % 5].difference_of(policies[i % 4]) for i in range(24)]
     with ThreadPoolExecutor(4) as pool:
         threads = [
             (
                 pool.submit(sample_differences, network, bits),
                 pool.submit(network.difference_of, bits),
-                pool.submit(lambda i=i: subset_of(network, [i % 5, 7]).difference_of(policies[i % 4])),
+                pool.submit(subsets[i % 5].difference_of, policies[i % 4]),
             )
             for i, bits in enumerate(policies)
         ]

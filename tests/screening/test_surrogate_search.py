@@ -146,6 +146,6 @@ def test_bad_arguments(network, sensitivity):
     with pytest.raises(ArgumentError, match="sensitivity"):
         evoq.SurrogateSearch("table")
     problem = MixedPrecisionProblem(network, objectives=["size", "bops"])
-    assert not supports(problem)
+    assert not supports(problem.objectives)
     with pytest.raises(ArgumentError, match="objectives"):
         evoq.run_search(problem, evoq.SurrogateSearch(sensitivity), evaluations=20, progress=False)

@@ -20,8 +20,9 @@
 
   function show(row) {
     const point = data.points[row];
-    document.getElementById("policy-title").textContent = `Point ${row}: difference ${point.difference.toPrecision(3)}, ` +
-      `${point.size_mib.toPrecision(4)} MiB, ${point.gbops.toPrecision(4)} GBOPs` + (row === kept ? " (kept)" : "");
+    const costs = data.costs.map((cost) => `, ${point[cost.key].toPrecision(4)} ${cost.unit}`).join("");
+    document.getElementById("policy-title").textContent = `Point ${row}: difference ${point.difference.toPrecision(3)}` +
+      costs + (row === kept ? " (kept)" : "");
     const list = document.getElementById("policy-bits");
     const cells = ["layer", "weight bits", "activation bits"].map((text) => {
       const head = document.createElement("b");

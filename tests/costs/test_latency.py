@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import evoq_moo as evoq
 from evoq_moo.errors import ArgumentError, EvoqError, FormatError, InfeasibleBudgetError, MissingFileError
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.space import LayerInfo
+from evoq_moo.space import LayerInfo, SearchSpace
 
 LAYERS = [LayerInfo(name=name, kind="Linear", params=10, macs=10) for name in ("a", "b")]
 
@@ -29,11 +29,13 @@ def test_a_missing_pair_takes_the_cheapest_wider_one():
         table().of([LayerInfo(name="c", kind="Linear", params=1, macs=1)], np.array([[8, 8]]))
 
 
-def test_the_smallest_is_a_bound_of_every_wider_policy():
+def test_bounds_are_those_of_every_policy():
     pairs = list(itertools.product([2, 4, 8], repeat=2))
     bits = np.array(list(itertools.product(pairs, pairs)))
-    least = table().of(LAYERS, bits).min()
-    assert table().smallest(LAYERS, np.array([[2, 2], [2, 2]])) == least
+    space = SearchSpace.build(LAYERS, weight_bits=[2, 4, 8], activation_bits=[2, 4, 8])
+    times = table().of(LAYERS, bits)
+    assert table().bounds(space) == (times.min(), times.max())
+    assert table().of(LAYERS, space.decode(table().cheapest(space)))[0] == times.min()
 
 
 def test_files_round_trip(tmp_path):
@@ -97,7 +99,7 @@ def test_a_search_on_latency(network, times, tmp_path):
     run = evoq.search(
         network,
         objectives=("difference", "latency"),
-        latency=times,
+        costs=[times],
         evaluations=40,
         pop_size=10,
         seed=1,
@@ -116,20 +118,20 @@ def test_a_search_on_latency(network, times, tmp_path):
 
 
 def test_a_budget_of_latency(network, times):
-    problem = MixedPrecisionProblem(network, budgets={"latency_ms": 1.6}, latency=times)
+    problem = MixedPrecisionProblem(network, budgets={"latency_ms": 1.6}, costs=[times])
     X = np.stack([network.space.uniform(4), network.space.uniform(8)])
     G = problem.evaluate(X, return_values_of=["G"])
     np.testing.assert_allclose(G[:, 0], problem.values(X)["latency"] / 1.6 - 1)
     with pytest.raises(InfeasibleBudgetError, match="smallest reachable is 1.5"):
-        MixedPrecisionProblem(network, budgets={"latency_ms": 1.01}, latency=times)
+        MixedPrecisionProblem(network, budgets={"latency_ms": 1.01}, costs=[times])
     with pytest.raises(ArgumentError, match="latency: given no table"):
         MixedPrecisionProblem(network, objectives=("difference", "latency"))
-    with pytest.raises(ArgumentError, match="latency: given dict"):
-        MixedPrecisionProblem(network, latency={})
+    with pytest.raises(ArgumentError, match="costs: given dict"):
+        MixedPrecisionProblem(network, costs=[{}])
 
 
 def test_a_front_without_times_says_so(network):
     front = evoq.ParetoFront.from_vectors(MixedPrecisionProblem(network), network.space.uniform(8)[None])
-    with pytest.raises(ArgumentError, match="no table of times"):
+    with pytest.raises(ArgumentError, match="not known of this policy"):
         front.values("latency")
     assert "latency (ms)" not in [column.header for column in front.table().columns]

@@ -1,14 +1,7 @@
 import numpy as np
 import pytest
 
-from evoq_moo.cost import (
-    bit_operations,
-    cost_matrix,
-    gbops,
-    policy_cost,
-    size_mib,
-    weight_bit_count,
-)
+from evoq_moo.costs import BitOperations, Size, cost_matrix, overhead_bytes, policy_cost
 from evoq_moo.space import LayerInfo
 
 
@@ -61,27 +54,27 @@ def test_resnet18_layers(resnet18):
 
 
 def test_hawq_v3_float32(resnet18):
-    operations = bit_operations(resnet18, uniform(resnet18, 32))
+    operations = BitOperations().count(resnet18, uniform(resnet18, 32))
     assert operations == 1_857_611_104_256
-    assert round(gbops(resnet18, uniform(resnet18, 32)).item()) == 1858
+    assert round(BitOperations().of(resnet18, uniform(resnet18, 32)).item()) == 1858
 
 
 def test_hawq_v3_w8a8(resnet18):
     bits = uniform(resnet18, 8)
-    assert bit_operations(resnet18, bits) == 116_100_694_016
-    assert weight_bit_count(resnet18, bits) == 93_431_296
-    assert round(gbops(resnet18, bits).item()) == 116
-    assert f"{size_mib(resnet18, bits):.1f}" == "11.1"
+    assert BitOperations().count(resnet18, bits) == 116_100_694_016
+    assert Size().count(resnet18, bits) == 93_431_296
+    assert round(BitOperations().of(resnet18, bits).item()) == 116
+    assert f"{Size().of(resnet18, bits):.1f}" == "11.1"
 
 
 def test_hawq_v3_w4a4_with_first_and_last_at_8(resnet18):
     """HAWQ-V3 prints 34 GBOPs for 34.71: its own row is a truncation, where the other rows are rounded."""
     bits = uniform(resnet18, 4, ends=8)
-    assert bit_operations(resnet18, bits) == 34_714_419_200
-    assert weight_bit_count(resnet18, bits) == 48_801_280
-    assert f"{gbops(resnet18, bits):.2f}" == "34.71"
-    assert int(gbops(resnet18, bits)) == 34
-    assert f"{size_mib(resnet18, bits):.1f}" == "5.8"
+    assert BitOperations().count(resnet18, bits) == 34_714_419_200
+    assert Size().count(resnet18, bits) == 48_801_280
+    assert f"{BitOperations().of(resnet18, bits):.2f}" == "34.71"
+    assert int(BitOperations().of(resnet18, bits)) == 34
+    assert f"{Size().of(resnet18, bits):.1f}" == "5.8"
 
 
 def test_overhead(resnet18):
@@ -91,6 +84,8 @@ def test_overhead(resnet18):
     unquantized = policy_cost(resnet18, uniform(resnet18, 32))
     assert unquantized.overhead_mib * 2**20 == 4 * 1000  # the last layer's biases
     assert unquantized.size_mib == 4 * quantized.size_mib
+    bits = uniform(resnet18, 32)
+    assert overhead_bytes(resnet18, bits, float_params=100) == overhead_bytes(resnet18, bits) + 100
 
 
 LAYERS = [
@@ -102,8 +97,8 @@ LAYERS = [
 
 def test_by_hand():
     bits = np.array([[[4, 8], [2, 3], [8, 8]], [[32, 32], [8, 8], [16, 2]]])
-    assert weight_bit_count(LAYERS, bits).tolist() == [4000 + 600 + 400, 32_000 + 2400 + 800]
-    assert bit_operations(LAYERS, bits).tolist() == [640_000 + 420_000 + 3200, 20_480_000 + 4_480_000 + 1600]
+    assert Size().count(LAYERS, bits).tolist() == [4000 + 600 + 400, 32_000 + 2400 + 800]
+    assert BitOperations().count(LAYERS, bits).tolist() == [640_000 + 420_000 + 3200, 20_480_000 + 4_480_000 + 1600]
     assert cost_matrix(LAYERS, bits).shape == (2, 2)
     assert cost_matrix(LAYERS, bits)[1].tolist() == [35_200 / 8 / 2**20, 24_961_600 / 1e9]
     assert policy_cost(LAYERS, bits[1]).gbops == 24_961_600 / 1e9
@@ -111,5 +106,5 @@ def test_by_hand():
 
 def test_no_overflow_on_large_networks():
     layers = [LayerInfo(name=str(i), kind="Linear", params=10**9, macs=10**12) for i in range(1000)]
-    assert bit_operations(layers, uniform(layers, 32)) == 1000 * 10**12 * 1024
-    assert weight_bit_count(layers, uniform(layers, 32)) == 1000 * 10**9 * 32
+    assert BitOperations().count(layers, uniform(layers, 32)) == 1000 * 10**12 * 1024
+    assert Size().count(layers, uniform(layers, 32)) == 1000 * 10**9 * 32
