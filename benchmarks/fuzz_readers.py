@@ -143,7 +143,7 @@ class Targets:
         with closing(sqlite3.connect(folder / "evaluations.sqlite")) as database:
             database.execute("PRAGMA journal_mode = DELETE")
         known = KnownPolicies.read(folder / "evaluations.sqlite", space, ("difference", "bops"))
-        found = known.front({})
+        found = known.front()
         provenance = {"fingerprint": "f" * 64, "metric": "kl", "settings": settings.to_json(), "seconds": 1.5}
         ParetoFront(points=found.points, objectives=found.objectives, provenance=provenance).save(folder / "front.json")
         bits = tuple(sorted({b for gene in space.genes for b in gene.choices}))
@@ -297,8 +297,8 @@ class Targets:
         return _change_store(content, rng)
 
     def _store(self, path: Path) -> None:
-        known = KnownPolicies.read(path, self.space, ("difference", "bops"))
-        known.front({"bops": 5.0})
+        known = KnownPolicies.read(path, self.space, ("difference", "bops"), budgets={"bops": 5.0})
+        known.front()
         with EvaluationStore(path) as store:
             store.bind("a" * 64)
             store.get("f" * 64, [policy_key(self.policy.to_array())])

@@ -339,7 +339,8 @@ class ParetoFront:
             )
             front = cls(points=points, objectives=data.objectives, provenance=data.provenance)
             for name in front.objectives:
-                front.values(name)
+                if name != "difference" and any(name not in point.costs for point in points):
+                    raise ValueError(f"{name} is an objective, and a point has none")
             convert(data.provenance, _Provenance)
             return front
 

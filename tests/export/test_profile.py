@@ -20,7 +20,7 @@ def test_every_layer_has_a_time_at_every_pair(branches, tmp_path):
     assert found.table().row_count == 4
     table.save(tmp_path / "latency.csv")
     loaded = evoq.LatencyTable.load(tmp_path / "latency.csv")
-    problem = MixedPrecisionProblem(branches, objectives=("difference", "latency"), latency=loaded)
+    problem = MixedPrecisionProblem(branches, objectives=("difference", "latency"), costs=[loaded])
     assert problem.n_obj == 2
 
 

@@ -66,7 +66,7 @@ def test_candidates_go_several_changes_deep_where_nothing_is_screened():
     sensitivity = evoq.measure_sensitivity(network, method="sparse", progress=False)
     farthest = {}
     for screening in (True, False):
-        run, algorithm = search(MixedPrecisionProblem(network), sensitivity, screening=screening, shares=(0.5, 0.9))
+        run, algorithm = search(MixedPrecisionProblem(network), sensitivity, screening=screening, shares=(0.5, 0.8))
         assert (algorithm._screen is not None) == screening
         X = run.vectors
         farthest[screening] = max((X[:i] != X[i]).sum(axis=1).min() for i in range(10, len(X)))
