@@ -11,7 +11,7 @@ from evoq_moo.difference import heads_of
 from evoq_moo.graph import Samples, run, split
 from evoq_moo.quantizer import QuantizedLayer, parameters_of
 from evoq_moo.ranges import LayerRanges
-from evoq_moo.space import IntArray, LayerInfo
+from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
 
 class ReferenceEngine:
@@ -49,7 +49,7 @@ class ReferenceEngine:
     @contextmanager
     def bits(self, bits: IntArray) -> Iterator[nn.Module]:
         """Give the network with bit-widths `(layers, 2)` set; the float network is always restored."""
-        pairs = bits.tolist()
+        pairs = whole_bits("bits", bits).tolist()
 
         def set_layer(i: int) -> None:
             layer, info = self._layers[i], self._infos[i]
