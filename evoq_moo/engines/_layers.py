@@ -172,5 +172,6 @@ class IntegerLayer:
 def integer_layers(network: GraphNetwork, ranges: Mapping[str, LayerRanges]) -> list[IntegerLayer]:
     """Return the layers of a network, in policy order, with one cache for all their weights."""
     cache = WeightCache()
-    modules = network.products
-    return [IntegerLayer(i, name, modules[i], ranges[name], cache) for i, name in enumerate(network.graph.layers)]
+    modules = [module for module in network.products if isinstance(module, Product)]
+    names = network.graph.layers
+    return [IntegerLayer(i, name, modules[i], ranges[name], cache) for i, name in enumerate(names)]

@@ -27,7 +27,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def weight_of(layer: nn.Module) -> Tensor:
     """Return the weight of a layer, `(out, in / groups, kernel...)`, without gradient."""
-    weight: Tensor = layer.weight.detach()  # type: ignore[operator, union-attr]
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     return transposed_layout(weight, layer.groups) if isinstance(layer, _TRANSPOSED) else weight
 
 
