@@ -150,7 +150,14 @@ def search(
         latency=latency,
         calibrate="light" if calibrated else None,
     )
-    run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads)
+    run = execute(
+        settings,
+        output,
+        evaluations=evaluations,
+        workers=workers,
+        threads=threads,
+        on_network=lambda network: console.say(str(network.report())),
+    )
     _print_run(run, output)
 
 
