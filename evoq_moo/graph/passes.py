@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from evoq_moo.graph.capture import Captured
 from evoq_moo.graph.ops import DROPOUTS, Const, Geometry, Op, Ref, Target, aten, is_random, replace_op
-from evoq_moo.graph.product import transposed_layout
+from evoq_moo.graph.products import transposed_layout
 
 _IDENTITIES = {
     aten.clone.default,

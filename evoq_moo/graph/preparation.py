@@ -13,7 +13,7 @@ from evoq_moo.graph.network import GraphNetwork, NetworkGraph, SizedGraph, graph
 from evoq_moo.graph.ops import Op, aten, is_random
 from evoq_moo.graph.passes import FLOAT_PRODUCTS, lower
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.product import Product, macs_of
+from evoq_moo.graph.products import Product, macs_of
 from evoq_moo.space import LayerInfo
 
 _RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
