@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from evoq_moo.errors import NetworkError
 from evoq_moo.graph.inputs import Samples, count
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.product import Product, transposed_layout
+from evoq_moo.graph.products import Product, transposed_layout
 from evoq_moo.graph.trace import Trace, trace_forward
 from evoq_moo.space import LayerInfo
 

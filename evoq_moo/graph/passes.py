@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from evoq_moo.graph.capture import Captured
+from evoq_moo.graph.finding import ProductFinder
 from evoq_moo.graph.folding import affine_terms, folded, norm_terms
 from evoq_moo.graph.ops import DROPOUTS, Const, Geometry, Op, Ref, aten, is_random, replace_op
-from evoq_moo.graph.products import ProductFinder
 
 _IDENTITIES = {
     aten.clone.default,
