@@ -62,9 +62,6 @@ from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits
 
 logger = logging.getLogger("evoq_moo")
 
-_capturing = threading.Lock()
-"""torch.export fails, or not, where two threads use it at once; the engine, and the last bits, would hang on it."""
-
 PINNED_BITS = 8
 """Bit-width of pinned layers: the field's habit for the first and last layer."""
 
@@ -366,7 +363,7 @@ class QuantizedNetwork:
     @property
     def engine(self) -> Engine:
         """The engine that computes policies, made on first use."""
-        with _capturing:
+        with self._lock:
             return self._made_engine()
 
     def _made_engine(self) -> Engine:

@@ -22,7 +22,7 @@ from evoq_moo.graph.ops import NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, at
 from evoq_moo.graph.preparation import capture_network, prepare
 from evoq_moo.graph.prepared import Prepared
 from evoq_moo.graph.products import Product, product, torch_layout, torch_product
-from evoq_moo.graph.quiet import quiet
+from evoq_moo.graph.silence import quiet
 from evoq_moo.graph.stages import LayerWeights, Stage, StagedNetwork
 from evoq_moo.graph.truths import (
     LARGEST_ERROR,

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from evoq_moo.difference import Rebuild, skeleton
 from evoq_moo.graph.inputs import Samples, arguments
 from evoq_moo.graph.ops import Const, Op, Ref, Target, aten, is_random, replace_op
-from evoq_moo.graph.quiet import quiet
+from evoq_moo.graph.silence import quiet
 
 _FRESH = {
     aten.conv1d.default,
