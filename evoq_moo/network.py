@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from evoq_moo import arithmetic
-from evoq_moo._compute import ComputePool
+from evoq_moo._compute import MICRO_BATCH, ComputePool
 from evoq_moo._setup import (
     check_finite,
     digest,
@@ -217,7 +217,7 @@ class QuantizedNetwork:
         difference: str | Metric | Difference = "auto",
         class_dim: int | None = None,
         engine: EngineName = "auto",
-        batch_size: int = 5,
+        batch_size: int = MICRO_BATCH,
         threads: int | None = None,
         progress: bool = True,
     ) -> None:

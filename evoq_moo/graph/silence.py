@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-
 _alone = threading.RLock()
 """Torch captures one network at a time in a process, and what it prints and logs is of the process too."""
 

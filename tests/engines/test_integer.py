@@ -13,7 +13,7 @@ import evoq_moo as evoq
 from evoq_moo import graph
 from evoq_moo._compute import ComputePool
 from evoq_moo._setup import tabulate
-from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import per_channel, quantize, weight_levels
 from evoq_moo.difference import heads_of
 from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
@@ -216,7 +216,9 @@ def assert_levels_are_those_of_float64(engine, bits):
         if not isinstance(op, Layer) or bound[op.index].packed is None:
             continue
         layer, source = layers[op.index], bound[op.index].quantizer
-        weight, scale = layer._levels(int(bits[op.index, 0]))
+        b = int(bits[op.index, 0])
+        scales = layer._ranges.weight_scales[b]
+        weight, scale = weight_levels(layer.weight, scales, b), per_channel(scales, layer.weight)
         bias = None if layer.bias is None else layer.bias.double()
         x = (frame.results[op.inputs[0], op.index].double() - source.zero_point) * source.scale
         exact = POOL.run(
