@@ -13,7 +13,7 @@ import evoq_moo as evoq
 from evoq_moo import graph
 from evoq_moo._compute import ComputePool
 from evoq_moo._setup import tabulate
-from evoq_moo.arithmetic import activation_range, per_channel, weight_levels, weight_range
+from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_levels, weight_range
 from evoq_moo.difference import heads_of
 from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
