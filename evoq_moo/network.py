@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from evoq_moo import arithmetic
-from evoq_moo._compute import ComputePool
+from evoq_moo._compute import MICRO_BATCH, ComputePool
 from evoq_moo._setup import (
     check_finite,
     digest,
@@ -61,9 +61,6 @@ from evoq_moo.ranges import outlier_note
 from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits, whole_bits
 
 logger = logging.getLogger("evoq_moo")
-
-_capturing = threading.Lock()
-"""torch.export fails, or not, where two threads use it at once; the engine, and the last bits, would hang on it."""
 
 PINNED_BITS = 8
 """Bit-width of pinned layers: the field's habit for the first and last layer."""
@@ -218,7 +215,7 @@ class QuantizedNetwork:
         difference: str | Metric | Difference = "auto",
         class_dim: int | None = None,
         engine: EngineName = "auto",
-        batch_size: int = 5,
+        batch_size: int = MICRO_BATCH,
         threads: int | None = None,
         progress: bool = True,
     ) -> None:
@@ -371,17 +368,16 @@ class QuantizedNetwork:
 
     def engine_on(self, samples: Samples) -> Engine:
         """Return a new engine that computes policies on some samples, with the ranges of all."""
-        with _capturing:
-            if self.engine_name == IntegerEngine.name:
-                return self._integer_engine(samples)
-            return ReferenceEngine(
-                network=copy.deepcopy(self.network),
-                samples=samples,
-                layers=self.space.layers,
-                ranges=self.ranges,
-                batch_size=self._batch_size,
-                pool=self._pool,
-            )
+        if self.engine_name == IntegerEngine.name:
+            return self._integer_engine(samples)
+        return ReferenceEngine(
+            network=copy.deepcopy(self.network),
+            samples=samples,
+            layers=self.space.layers,
+            ranges=self.ranges,
+            batch_size=self._batch_size,
+            pool=self._pool,
+        )
 
     def set_threads(self, threads: int | None) -> None:
         """Compute this many micro-batches at once from now on; None for one a core. Results stay the same.

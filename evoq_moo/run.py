@@ -9,7 +9,7 @@ latency.csv          the table of a cost that is read from one, under the cost's
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from evoq_moo.calibration import IN_LOOP
 from evoq_moo.costs import MeasuredCost, checked_budgets, cost_class, cost_names, name_of
 from evoq_moo.errors import ArgumentError, FormatError, check_name
 from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.network import QuantizedNetwork
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.recipe import Recipe
@@ -111,6 +112,7 @@ def execute(
     workers: int | None = None,
     threads: int | None = None,
     progress: bool = True,
+    on_network: Callable[[QuantizedNetwork], object] | None = None,
 ) -> SearchRun:
     """Search, or go on with a search, and write its files.
 
@@ -122,6 +124,7 @@ def execute(
         workers: Evaluate on this many processes.
         threads: Micro-batches computed at once by this process; None for one a core.
         progress: Show progress on a terminal.
+        on_network: Called with the network before it is searched.
 
     Returns:
         What the search found.
@@ -140,6 +143,8 @@ def execute(
         logger.warning("%s can't be written to: its run is replayed, and its files stay as they are", folder)
     claimed = _is_claimed(folder, settings)
     network = settings.recipe(threads=threads, progress=progress)
+    if on_network is not None:
+        on_network(network)
     if written:
         make_folder(folder)
     problem = MixedPrecisionProblem(

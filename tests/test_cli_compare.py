@@ -74,7 +74,7 @@ def test_a_file_describes_real_networks(tmp_path):
     assert (problem.recipe.count, problem.recipe.weight_bits) == (8, (2, 4, 8))
     assert problem.objectives == ("difference", "size")
     assert problem.reference.objectives == ("difference", "size")
-    assert problem.budgets == {"size_mib": 1.0}
+    assert problem.budgets == {"size": 1.0}
     assert arguments["seeds"] == [3, 5]
     assert arguments["path"] == tmp_path / "s"
 

@@ -302,3 +302,61 @@ def test_hawq_v3_resnet18_row(tiny_samples):
     assert (round(eight.gbops), round(eight.size_mib, 1)) == (116, 11.1)
     assert (int(four.gbops), round(four.size_mib, 1)) == (34, 5.8)
     assert four.overhead_mib < 0.1
+
+
+class Tempered(nn.Module):
+    """Two layers, an activation function and a divisor that no parameter shows."""
+
+    def __init__(self, *, act=torch.relu, t=1.0):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.act, self.t = act, t
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x))) / self.t
+
+
+def test_networks_of_one_weight_that_compute_otherwise_have_other_fingerprints():
+    """Bug: what a network computes outside its modules was in no fingerprint, so one got the other's results."""
+
+    def fingerprint(**options):
+        torch.manual_seed(5)
+        return evoq.QuantizedNetwork(Tempered(**options), torch.randn(9, 6), progress=False).fingerprint
+
+    found = [fingerprint(), fingerprint(t=0.1), fingerprint(act=torch.sigmoid), fingerprint(act=torch.exp)]
+    assert len(set(found)) == 4
+    assert fingerprint() == found[0]
+
+
+def test_a_report_says_what_was_found():
+    torch.manual_seed(5)
+    network = evoq.QuantizedNetwork(Tempered(), torch.randn(9, 6), progress=False)
+    report = network.report()
+    assert report.layers == 2
+    assert report.macs_quantized == 1
+    assert report.parameters_quantized == (48 + 32) / (48 + 8 + 32 + 4)
+    assert report.float_error <= 1e-6
+    assert "KL divergence" in report.difference
+    assert "2 layers with 100.0 % of the MACs" in str(report)
+
+
+def test_networks_are_made_and_used_in_inference_mode():
+    """Bug: torch.export does not run there, and tensors made there can't be changed elsewhere."""
+    with torch.inference_mode():
+        model, samples = Tempered().eval(), torch.randn(9, 6)
+        network = evoq.QuantizedNetwork(model, samples, progress=False)
+        found = network.evaluate(network.uniform(4)).difference
+        applied = network.apply(network.uniform(4))(samples)
+    assert network.difference_between([applied.clone()]) == pytest.approx(found, rel=1e-3)
+    assert network.evaluate(network.uniform(4)).difference == found
+
+
+def test_class_dim_is_the_users():
+    torch.manual_seed(6)
+    model, samples = nn.Conv1d(3, 6, 1), torch.randn(9, 3, 7)
+    last, second = (
+        evoq.QuantizedNetwork(model, samples, pinned="none", difference="kl", class_dim=dim, progress=False)
+        for dim in (None, 1)
+    )
+    assert last.fingerprint != second.fingerprint
+    assert last.evaluate(last.uniform(3)).difference != second.evaluate(second.uniform(3)).difference

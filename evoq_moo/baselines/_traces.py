@@ -145,7 +145,7 @@ class _Batches:
 
 def hessian_traces(
     network: nn.Module,
-    batches: Sequence[Tensor],
+    batches: Sequence[Samples],
     ranges: Mapping[str, LayerRanges],
     *,
     roots: Sequence[Root],
@@ -175,7 +175,7 @@ def hessian_traces(
     """
     runner = _Batches(network, ranges, roots=roots, probe=probe, probes=probes)
 
-    def run(item: tuple[int, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def run(item: tuple[int, Samples]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         found = runner.run(*item)
         on_batch()
         return found

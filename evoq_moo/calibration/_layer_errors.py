@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evoq_moo._compute import MICRO_BATCH
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.errors import ArgumentError
 from evoq_moo.graph import Samples, run, split
@@ -13,7 +14,9 @@ from evoq_moo.network import QuantizedModule
 from evoq_moo.space import FloatArray
 
 
-def layer_errors(network: QuantizedModule | CalibratedNetwork, samples: Samples, *, batch_size: int = 5) -> FloatArray:
+def layer_errors(
+    network: QuantizedModule | CalibratedNetwork, samples: Samples, *, batch_size: int = MICRO_BATCH
+) -> FloatArray:
     """Return the normalized mean squared error of every quantized layer's output against the float network's.
 
     What calibration of intermediate features makes smaller; errors of the layers before are part of it.

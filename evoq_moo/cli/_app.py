@@ -151,7 +151,14 @@ def search(
         costs={name: file for name, file in tables.items() if file is not None},
         calibrate="light" if calibrated else None,
     )
-    run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads)
+    run = execute(
+        settings,
+        output,
+        evaluations=evaluations,
+        workers=workers,
+        threads=threads,
+        on_network=lambda network: console.say(str(network.report())),
+    )
     _print_run(run, output)
 
 

@@ -243,14 +243,14 @@ def float_packable(weight: Tensor, geometry: Geometry | None) -> bool:
     """Return whether a float32 convolution of this weight can run from packed weights with the bits of torch's own.
 
     Torch itself computes these with oneDNN, and brings the weights into its layout at every call. On one thread it
-    computes one place at a time (1 x 1) with a matrix product instead, and it does not see that an input of one
-    channel lies channels last: both round differently.
+    computes one place at a time (1 x 1, grouped or not) with matrix products instead, and it does not see that an input
+    of one channel lies channels last: both round differently.
     """
     if geometry is None or weight.dim() != 4 or weight.dtype != torch.float32:
         return False
     if weight.shape[1] * geometry.groups == 1:
         return False
-    return weight[0, 0].numel() > 1 or geometry.stride != (1, 1) or geometry.groups > 1
+    return weight[0, 0].numel() > 1 or geometry.stride != (1, 1)
 
 
 def pack_float_conv(weight: Tensor, geometry: Geometry, input_shape: tuple[int, ...]) -> PackedFloat:

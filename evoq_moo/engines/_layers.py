@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import dequantize, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import fake_quantize_weight, weight_levels
 from evoq_moo.engines._kernels import (
     PackedFloat,
     PackedWeight,
@@ -144,23 +144,17 @@ class IntegerLayer:
         weight = self._cache.get((self.index, weight_bits, False), lambda: self._float(weight_bits, packable))
         return BoundLayer(quantizer, None, weight, self.bias, self._kernel)  # type: ignore[arg-type]
 
-    def _levels(self, bits: int) -> tuple[Tensor, Tensor]:
-        scales = self._ranges.weight_scales[bits]
-        scale = per_channel(scales, self.weight)
-        return quantize(self.weight, scale, 0, *weight_range(bits)), scale
-
     def _float(self, bits: int, packable: bool) -> Tensor | PackedFloat:
         weight = self.weight
         if bits in self._ranges.weight_scales:
-            levels, scale = self._levels(bits)
-            weight = dequantize(levels, scale, 0)
+            weight = fake_quantize_weight(weight, self._ranges.weight_scales[bits], bits)
         if packable and self._kernel is not None and self._shape is not None:
             return pack_float_conv(weight, self._kernel, self._shape)
         return weight
 
     def _pack(self, bits: int) -> PackedWeight:
-        levels = self._levels(bits)[0].to(torch.int8)
         scales = self._ranges.weight_scales[bits]
+        levels = weight_levels(self.weight, scales, bits).to(torch.int8)
         if self._kernel is None:
             rows = 1 if self._shape is None else math.prod(self._shape) // levels.shape[1]
             return pack_linear(levels.flatten(1), scales, rows)
@@ -172,5 +166,6 @@ class IntegerLayer:
 def integer_layers(network: GraphNetwork, ranges: Mapping[str, LayerRanges]) -> list[IntegerLayer]:
     """Return the layers of a network, in policy order, with one cache for all their weights."""
     cache = WeightCache()
-    modules = network.products
-    return [IntegerLayer(i, name, modules[i], ranges[name], cache) for i, name in enumerate(network.graph.layers)]
+    modules = [module for module in network.products if isinstance(module, Product)]
+    names = network.graph.layers
+    return [IntegerLayer(i, name, modules[i], ranges[name], cache) for i, name in enumerate(names)]

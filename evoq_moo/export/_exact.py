@@ -14,7 +14,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from evoq_moo.arithmetic import activation_range, per_channel
+from evoq_moo.arithmetic import activation_range, centered_levels, per_channel
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._shipment import Shipment, shipment_of
 from evoq_moo.export._whole import Whole, replaced
@@ -115,10 +115,8 @@ class ExactLayer(Product):
             self.register_buffer("levels", p.weight_levels.clone())
             self.register_buffer("scales", per_channel(p.weight_scales, p.weight_levels).clone())
         self.zero = p.activation_zero_point or 0
-        self.highest = activation_range(p.activation_bits)[1]
-        self.scale = p.activation_scale
-        if p.activation_scale is not None:
-            self.scale, self.inverse = _step(p).item(), _step(p).reciprocal().item()
+        self.bits = p.activation_bits
+        self.scale = None if p.activation_scale is None else _step(p).item()
         if self.exact and p.weight_scales is not None:
             self.register_buffer("factor", as_output(p, p.weight_scales * _step(p)))
             self.register_buffer("offset", None if p.bias is None else as_output(p, p.bias.clone()))
@@ -128,7 +126,7 @@ class ExactLayer(Product):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name torch's layers use
         """Run the layer on its quantized input."""
         if self.scale is not None:
-            input = torch.clamp(torch.round(input * self.inverse), -self.zero, self.highest - self.zero)  # noqa: A001
+            input = centered_levels(input, self.scale, self.zero, self.bits)  # noqa: A001
         if self.exact:
             parts = digits(self.levels.float(), self.base, self.digits)
             sums = [product(input, part, None, self.geometry) for part in parts]

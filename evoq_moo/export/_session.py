@@ -64,6 +64,6 @@ def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = No
     except Exception as error:  # its exceptions share no base of their own
         reason = " ".join(str(error).split())
         raise FormatError(
-            f"onnxruntime can't run the model on samples of {[tuple(x.shape) for x in tensors]}: {reason}"
+            f"onnxruntime can't run the model on samples of {', '.join(str(tuple(x.shape)) for x in tensors)}: {reason}"
         ) from error
     return found

@@ -153,7 +153,9 @@ def sample_for(shipment: Shipment, sample: Samples | Sequence[int] | None) -> Sa
         sides = tuple(sample)
         if not sides or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sides):
             raise ArgumentError(f"sample: given {sample!r}; allowed: float32 samples, or a shape like (3, 224, 224)")
-        given = torch.rand(sides, generator=torch.Generator().manual_seed(0))[None]
+        given = torch.rand([int(n) for n in sides if isinstance(n, int)], generator=torch.Generator().manual_seed(0))[
+            None
+        ]
     size = shipment.graph.graph.samples
     return filled(rows(given, [0] * min(2, size)), size) if not shipment.graph.graph.any_size else rows(given, [0, 0])
 

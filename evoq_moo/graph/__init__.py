@@ -19,10 +19,10 @@ from evoq_moo.graph.inputs import (
 from evoq_moo.graph.modules import bias_of, kind_of, set_weight, weight_bytes, weight_of
 from evoq_moo.graph.network import GraphNetwork, LayerCall, NetworkGraph, SizedGraph, Values, dead_after, output_leaves
 from evoq_moo.graph.ops import NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, aten, clip_of, replace_op
-from evoq_moo.graph.prepare import capture_network, prepare
+from evoq_moo.graph.preparation import capture_network, prepare
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.product import Product, product, torch_layout, torch_product
-from evoq_moo.graph.quiet import quiet
+from evoq_moo.graph.products import Product, product, torch_layout, torch_product
+from evoq_moo.graph.silence import quiet
 from evoq_moo.graph.stages import LayerWeights, Stage, StagedNetwork
 from evoq_moo.graph.truths import (
     LARGEST_ERROR,

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from evoq_moo.difference import Rebuild, skeleton
 from evoq_moo.graph.inputs import Samples, arguments
 from evoq_moo.graph.ops import Const, Op, Ref, Target, aten, is_random, replace_op
-from evoq_moo.graph.quiet import quiet
+from evoq_moo.graph.silence import quiet
 
 _FRESH = {
     aten.conv1d.default,
@@ -302,7 +302,8 @@ class _Functional:
         if self._is_constant(node) and not _is_random(node, target):
             self._evaluate(node, target)
             return
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._values[n])
+        look_up: Any = self._values.__getitem__
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), look_up)
         self._values[node] = Ref(node.name)
         self._note_value(node)
         path = [entry[0] for entry in node.meta.get("nn_module_stack", {}).values()]
@@ -348,7 +349,10 @@ class _Functional:
         if not tensors or target in _FRESH:
             return node
         if isinstance(target, torch._ops.OpOverload):
-            composite = torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+            composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+                target.name(),  # type: ignore[no-untyped-call]
+                "CompositeImplicitAutograd",
+            )
             views = any(returned.alias_info is not None for returned in target._schema.returns)
             if not composite and not views:
                 return node

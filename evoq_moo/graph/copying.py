@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from evoq_moo.errors import ArgumentError, NetworkError
 
@@ -43,7 +43,7 @@ def own_copy(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             )
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in tensors.items():
-        if isinstance(tensor, UninitializedTensorMixin):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise NetworkError(f"model: {name!r} has no values yet (a lazy module); run it once on a batch first")
         if tensor.device.type == "meta":
             raise NetworkError(f"model: {name!r} is on the device 'meta', without values; load its weights first")

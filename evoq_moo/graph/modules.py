@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from evoq_moo.errors import NetworkError
 from evoq_moo.graph.inputs import Samples, count
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.product import Product, transposed_layout
+from evoq_moo.graph.products import Product, transposed_layout
 from evoq_moo.graph.trace import Trace, trace_forward
 from evoq_moo.space import LayerInfo
 
@@ -27,7 +27,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def weight_of(layer: nn.Module) -> Tensor:
     """Return the weight of a layer, `(out, in / groups, kernel...)`, without gradient."""
-    weight: Tensor = layer.weight.detach()  # type: ignore[operator, union-attr]
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     return transposed_layout(weight, layer.groups) if isinstance(layer, _TRANSPOSED) else weight
 
 

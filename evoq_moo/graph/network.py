@@ -13,7 +13,7 @@ from evoq_moo.graph.capture import at_size
 from evoq_moo.graph.inputs import Samples, leaves
 from evoq_moo.graph.ops import NO_CLIP, Clip, Const, Geometry, Op, Ref, clip_of
 from evoq_moo.graph.passes import Lowered
-from evoq_moo.graph.product import Product
+from evoq_moo.graph.products import Product
 
 CARRIED = ("preprocess", "decoder", "class_names")
 """What networks say of themselves and of what their output means."""

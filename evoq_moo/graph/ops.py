@@ -21,7 +21,10 @@ class Clip:
     high: float | None
 
 
-NO_CLIP, RELU = Clip(None, None), Clip(0.0, None)
+NO_CLIP = Clip(None, None)
+"""No bounds."""
+RELU = Clip(0.0, None)
+"""The bounds of a ReLU."""
 
 
 @dataclass(frozen=True)

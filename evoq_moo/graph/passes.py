@@ -1,6 +1,5 @@
 """Passes over a captured network: constants computed once, products found, what stands behind them folded in."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from evoq_moo.graph.capture import Captured
-from evoq_moo.graph.ops import DROPOUTS, Const, Geometry, Op, Ref, Target, aten, is_random, replace_op
-from evoq_moo.graph.product import transposed_layout
+from evoq_moo.graph.finding import ProductFinder
+from evoq_moo.graph.folding import affine_terms, folded, norm_terms
+from evoq_moo.graph.ops import DROPOUTS, Const, Geometry, Op, Ref, aten, is_random, replace_op
 
 _IDENTITIES = {
     aten.clone.default,
@@ -21,40 +21,6 @@ _IDENTITIES = {
     aten.detach.default,
     aten.lift_fresh_copy.default,
 }
-_CONVOLUTIONS = {
-    aten.conv1d.default: 1,
-    aten.conv1d.padding: 1,
-    aten.conv2d.default: 2,
-    aten.conv2d.padding: 2,
-    aten.conv3d.default: 3,
-    aten.conv3d.padding: 3,
-}
-_TRANSPOSED = {
-    aten.conv_transpose1d.default: 1,
-    aten.conv_transpose2d.input: 2,
-    aten.conv_transpose3d.input: 3,
-}
-FLOAT_PRODUCTS: dict[Target, str] = {
-    **dict.fromkeys((*_CONVOLUTIONS, *_TRANSPOSED, aten.convolution.default), "a convolution"),
-    aten.linear.default: "a matrix product",
-    aten.addmm.default: "a matrix product",
-    aten.mm.default: "a matrix product",
-    aten.matmul.default: "a matrix product",
-    aten.bmm.default: "a matrix product",
-    aten.baddbmm.default: "a matrix product",
-    aten.einsum.default: "a sum of products (einsum)",
-    aten.scaled_dot_product_attention.default: "attention",
-    aten.bilinear.default: "a bilinear product",
-    aten.lstm.input: "an LSTM",
-    aten.gru.input: "a GRU",
-    aten.rnn_tanh.input: "an RNN",
-    aten.rnn_relu.input: "an RNN",
-}
-"""Operators that multiply and add; those that stay in float are counted and reported."""
-
-
-_Found = tuple[list[Op], Tensor, Tensor | None, Geometry, list[Op], str]
-"""Of a product: operations before it, weight, bias, geometry, its call and what stands behind, name of the weight."""
 
 
 @dataclass
@@ -173,8 +139,9 @@ class _Graph:
         """Find the products whose weight is constant, and write each as a call of a layer on one input."""
         found: list[Op] = []
         taken: set[str] = set()
+        finder = ProductFinder(self.constants, self.shapes)
         for op in self.ops:
-            made = self._product(op)
+            made = finder.find(op)
             if made is None:
                 found.append(op)
                 continue
@@ -213,188 +180,6 @@ class _Graph:
                 return i
         return None
 
-    def _product(self, op: Op) -> _Found | None:
-        """Return what a product becomes: operations before, weight, bias, geometry, the call and operations behind."""
-        found: _Found | None = None
-        if op.target is aten.linear.default:
-            found = self._linear(op, op.args[0], op.args[1], (*op.args[2:], None)[0])
-        elif op.target in _CONVOLUTIONS:
-            found = self._convolution(op)
-        elif op.target in _TRANSPOSED:
-            found = self._transposed(op)
-        elif op.target is aten.convolution.default:
-            found = self._any_convolution(op)
-        elif op.target is aten.addmm.default and not op.kwargs and isinstance(op.args[0], Const):
-            found = self._linear(op, op.args[1], op.args[2], op.args[0], transpose=True)
-        elif op.target in (aten.mm.default, aten.matmul.default):
-            rows = isinstance(op.args[0], Const) and isinstance(op.args[1], Ref)
-            found = self._linear_on_rows(op) if rows else self._linear(op, *op.args[:2], None, transpose=True)
-        elif op.target is aten.einsum.default:
-            found = self._einsum(op)
-        return found
-
-    def _weight(self, value: object, dims: int) -> Tensor | None:
-        if not isinstance(value, Const):
-            return None
-        tensor = self.constants[value.name]
-        if not isinstance(tensor, Tensor) or tensor.dim() != dims or tensor.dtype != torch.float32:
-            return None
-        return tensor if tensor.numel() else None
-
-    def _bias(self, value: object, channels: int) -> tuple[bool, Tensor | None]:
-        """Return whether a bias can be a layer's, and the bias."""
-        if value is None:
-            return True, None
-        if not isinstance(value, Const):
-            return False, None
-        tensor = self.constants[value.name]
-        if not isinstance(tensor, Tensor) or tensor.numel() != channels or tensor.dtype != torch.float32:
-            return False, None
-        return True, tensor.reshape(channels)
-
-    def _rank(self, value: object) -> int | None:
-        shape = self.shapes.get(value.name) if isinstance(value, Ref) else None
-        return None if shape is None else len(shape)
-
-    def _linear(self, op: Op, x: object, weight: object, bias: object, *, transpose: bool = False) -> _Found | None:
-        tensor = self._weight(weight, 2)
-        rank = self._rank(x)
-        if tensor is None or rank is None or rank < 2 or not isinstance(weight, Const):
-            return None
-        own = tensor.t() if transpose else tensor
-        possible, own_bias = self._bias(bias, len(own))
-        if not possible:
-            return None
-        call = replace_op(op, args=(x,), kwargs={}, layer=-1)
-        return [], own, own_bias, Geometry(), [call], weight.name
-
-    def _linear_on_rows(self, op: Op) -> _Found | None:
-        """A constant times the input: the product of the transposed input, transposed again."""
-        weight, x = op.args
-        tensor, rank = self._weight(weight, 2), self._rank(x)
-        if tensor is None or rank is None or rank < 2:
-            return None
-        swap = aten.transpose.int
-        before = replace_op(op, name=f"{op.name}_columns", target=swap, args=(x, -1, -2), kwargs={}, shape=None)
-        call = replace_op(op, name=f"{op.name}_product", args=(Ref(before.name),), kwargs={}, layer=-1, shape=None)
-        after = replace_op(op, target=swap, args=(Ref(call.name), -1, -2), kwargs={})
-        *rest, n, m = self.shapes[x.name]
-        self.shapes[before.name], self.shapes[call.name] = (*rest, m, n), (*rest, m, len(tensor))
-        return [before], tensor, None, Geometry(), [call, after], weight.name
-
-    def _einsum(self, op: Op) -> _Found | None:
-        """Write a contraction of one input with a constant as a matrix product."""
-        equation, operands = op.args[0].replace(" ", ""), list(op.args[1])
-        if len(operands) != 2 or "." in equation or "->" not in equation or op.kwargs.get("path") is not None:
-            return None
-        terms, result = equation.split("->")
-        first, second = terms.split(",")
-        if isinstance(operands[0], Const):
-            operands, first, second = operands[::-1], second, first
-        x, weight = operands
-        tensor = self._weight(weight, len(second))
-        if tensor is None or not isinstance(x, Ref):
-            return None
-        inner = [c for c in second if c in first and c not in result]
-        outer = [c for c in second if c in result and c not in first]
-        rest = [c for c in first if c not in inner]
-        once = all(len(set(term)) == len(term) for term in (first, second, result))
-        if not inner or not outer or not rest or not once or len(inner) + len(outer) != len(second):
-            return None
-        if any(c not in result for c in rest) or set(result) != {*rest, *outer}:
-            return None
-        matrix = tensor.permute([second.index(c) for c in (*outer, *inner)])
-        sides = list(matrix.shape[: len(outer)])
-        own = matrix.reshape(math.prod(sides), -1)
-        n, k = len(rest), len(inner)
-        moved = [first.index(c) for c in (*rest, *inner)]
-        before = [replace_op(op, name=f"{op.name}_moved", target=aten.permute.default, args=(x, moved), kwargs={})]
-        if k > 1:
-            args = (Ref(before[-1].name), n, n + k - 1)
-            before.append(replace_op(op, name=f"{op.name}_flat", target=aten.flatten.using_ints, args=args, kwargs={}))
-        call = replace_op(op, name=f"{op.name}_product", args=(Ref(before[-1].name),), kwargs={}, layer=-1)
-        behind = [call]
-        if len(outer) > 1:
-            args = (Ref(call.name), n, sides)
-            behind.append(replace_op(op, name=f"{op.name}_sides", target=aten.unflatten.int, args=args, kwargs={}))
-        sides_of = dict(zip(first, self.shapes[x.name], strict=True))
-        places = tuple(sides_of[c] for c in rest)
-        self.shapes[before[0].name] = (*places, *(sides_of[c] for c in inner))
-        self.shapes[before[-1].name] = (*places, own.shape[1])
-        self.shapes[call.name] = (*places, len(own))
-        if len(outer) > 1:
-            self.shapes[behind[-1].name] = (*places, *sides)
-        order = [(*rest, *outer).index(c) for c in result]
-        behind.append(replace_op(op, target=aten.permute.default, args=(Ref(behind[-1].name), order), kwargs={}))
-        own_copy = own if own.data_ptr() == tensor.data_ptr() else own.contiguous()
-        return before, own_copy, None, Geometry(), behind, weight.name
-
-    def _convolution(self, op: Op) -> _Found | None:
-        dims = _CONVOLUTIONS[op.target]
-        x, weight, bias, stride, padding, dilation, groups = _arguments(op)
-        numbers = (_numbers(stride, dims, 1), _numbers(dilation, dims, 1))
-        before: list[Op] = []
-        if isinstance(padding, str):
-            tensor = self._weight(weight, dims + 2)
-            if tensor is None:
-                return None
-            total = [
-                0 if padding == "valid" else d * (k - 1) for d, k in zip(numbers[1], tensor.shape[2:], strict=True)
-            ]
-            around = tuple(t // 2 for t in total)
-            if any(t % 2 for t in total):  # the odd zero goes behind
-                sides = [side for t in reversed(total) for side in (t // 2, t - t // 2)]
-                pad = replace_op(
-                    op, name=f"{op.name}_padded", target=aten.constant_pad_nd.default, args=(x, sides, 0), kwargs={}
-                )
-                before, x, around = [pad], Ref(pad.name), (0,) * dims
-        else:
-            around = _numbers(padding, dims, 0)
-        geometry = Geometry(dims, numbers[0], around, numbers[1], int(groups))
-        return self._convolution_call(op, x, weight, bias, geometry, before)
-
-    def _transposed(self, op: Op) -> _Found | None:
-        dims = _TRANSPOSED[op.target]
-        x, weight, bias, stride, padding, output_padding, groups, dilation = _arguments(op)
-        geometry = Geometry(
-            dims,
-            _numbers(stride, dims, 1),
-            _numbers(padding, dims, 0),
-            _numbers(dilation, dims, 1),
-            int(groups),
-            True,
-            _numbers(output_padding, dims, 0),
-        )
-        return self._convolution_call(op, x, weight, bias, geometry, [])
-
-    def _any_convolution(self, op: Op) -> _Found | None:
-        x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = _arguments(op)
-        dims = len(stride)
-        geometry = Geometry(
-            dims,
-            _numbers(stride, dims, 1),
-            _numbers(padding, dims, 0),
-            _numbers(dilation, dims, 1),
-            int(groups),
-            bool(transposed),
-            _numbers(output_padding, dims, 0) if transposed else (),
-        )
-        return self._convolution_call(op, x, weight, bias, geometry, [])
-
-    def _convolution_call(
-        self, op: Op, x: object, weight: object, bias: object, geometry: Geometry, before: list[Op]
-    ) -> _Found | None:
-        tensor = self._weight(weight, geometry.dims + 2)
-        rank = self._rank(before[0].args[0] if before else x)
-        if tensor is None or rank != geometry.dims + 2 or not isinstance(weight, Const):
-            return None
-        own = transposed_layout(tensor, geometry.groups) if geometry.transposed else tensor
-        possible, own_bias = self._bias(bias, len(own))
-        if not possible:
-            return None
-        call = replace_op(op, args=(x,), kwargs={}, layer=-1)
-        return before, own, own_bias, geometry, [call], weight.name
-
     # Folding -----------------------------------------------------------------------------------------------------
 
     def fold_into_products(self) -> None:
@@ -414,7 +199,6 @@ class _Graph:
                     uses[source] = uses.get(op.name, 0)
                 continue
             kept.append(op)
-        # A BatchNorm operator returns a tuple, of which the first element is its result.
         self.ops = [_substituted(op, same) for op in kept]
         self.outputs = tuple(same.get(out.name, out) if isinstance(out, Ref) else out for out in self.outputs)
 
@@ -433,64 +217,20 @@ class _Graph:
         if maker is None or maker.layer is None or uses[source] != 1 or len(self.layers[maker.layer].calls) != 1:
             terms = None
         elif is_norm:
-            terms = self._norm_terms(op, maker, self.layers[maker.layer])
+            layer = self.layers[maker.layer]
+            terms = norm_terms(op, layer.geometry, self.shapes.get(maker.name), self.constants)
         else:
-            terms = self._affine_terms(op, self.layers[maker.layer])
+            layer = self.layers[maker.layer]
+            terms = affine_terms(op, len(layer.weight), layer.geometry, self.constants)
         if terms is None or maker is None or maker.layer is None:
             if is_norm:
                 self.unfolded.append(op.source)
             return None
-        _fold(self.layers[maker.layer], *terms)
+        layer = self.layers[maker.layer]
+        layer.weight, layer.bias = folded(layer.weight, layer.bias, *terms)
         if is_norm:
             self.folded.append(op.source)
         return source
-
-    def _norm_terms(self, op: Op, maker: Op, layer: Layer) -> tuple[Tensor, Tensor] | None:
-        """Return the float64 gain and shift of a BatchNorm; None where it can't be folded.
-
-        It can't where it takes its moments from the batch, or scales another axis than the layer's channels.
-        """
-        x, weight, bias, mean, variance, training, _, eps, _ = _arguments(op)
-        shape = self.shapes.get(maker.name)
-        constant = all(value is None or isinstance(value, Const) for value in (weight, bias, mean, variance))
-        fits = bool(layer.geometry.dims) or (shape is not None and len(shape) == 2)
-        if training or mean is None or variance is None or not constant or not fits or not isinstance(x, Ref):
-            return None
-        gamma, beta, mu, sigma = (
-            None if value is None else self.constants[value.name].double() for value in (weight, bias, mean, variance)
-        )
-        gain = torch.rsqrt(sigma + float(eps))
-        if gamma is not None:
-            gain = gain * gamma
-        return gain, (torch.zeros_like(mu) if beta is None else beta) - mu * gain
-
-    def _affine_terms(self, op: Op, layer: Layer) -> tuple[Tensor, Tensor] | None:
-        """Return the float64 gain and shift of an operation that scales or shifts channels by constants."""
-        known = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
-        if op.target not in known or op.kwargs or len(op.args) != 2:
-            return None
-        first, second = op.args
-        if isinstance(first, Const) and op.target in (aten.mul.Tensor, aten.add.Tensor):
-            first, second = second, first
-        if not isinstance(first, Ref) or not isinstance(second, Const):
-            return None
-        values = self._per_channel(self.constants[second.name], layer)
-        if values is None:
-            return None
-        gain = {aten.mul.Tensor: values, aten.div.Tensor: 1 / values}.get(op.target, torch.ones_like(values))
-        shift = {aten.add.Tensor: values, aten.sub.Tensor: -values}.get(op.target, torch.zeros_like(values))
-        return gain, shift
-
-    def _per_channel(self, values: Any, layer: Layer) -> Tensor | None:
-        """Return a constant as float64 `(out,)` if it has one value for each output channel, else None."""
-        channels, dims = len(layer.weight), layer.geometry.dims
-        if not isinstance(values, Tensor) or values.dtype != torch.float32 or values.numel() != channels:
-            return None
-        shape = tuple(values.shape)
-        expected = (channels, *(1,) * dims)
-        if shape[-len(expected) :] != expected or any(side != 1 for side in shape[: -len(expected)]):
-            return None
-        return values.detach().double().reshape(channels)
 
     # End ---------------------------------------------------------------------------------------------------------
 
@@ -537,13 +277,6 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
     return a is b or (a.device.type != "meta" and a.shape == b.shape and torch.equal(a, b))
 
 
-def _fold(layer: Layer, gain: Tensor, shift: Tensor) -> None:
-    weight = layer.weight.double()
-    bias = torch.zeros_like(gain) if layer.bias is None else layer.bias.double()
-    layer.weight = (weight * gain.reshape(-1, *(1,) * (weight.dim() - 1))).float()
-    layer.bias = (shift + bias * gain).float()
-
-
 def _substituted(op: Op, same: Mapping[str, Ref | Const]) -> Op:
     if same.keys().isdisjoint(op.inputs):
         return op
@@ -556,22 +289,6 @@ def _end_of(ref: Ref, same: Mapping[str, Ref | Const]) -> Ref | Const:
     while isinstance(end, Ref) and end.name in same:
         end = same[end.name]
     return end
-
-
-def _arguments(op: Op) -> list[Any]:
-    """Return an operator's arguments in order, defaults filled in."""
-    schema = op.target._schema  # type: ignore[attr-defined]
-    values = []
-    for i, argument in enumerate(schema.arguments):
-        value = op.args[i] if i < len(op.args) else op.kwargs.get(argument.name, argument.default_value)
-        values.append(value)
-    return values
-
-
-def _numbers(value: Any, dims: int, default: int) -> tuple[int, ...]:
-    numbers = [default] if value is None else [value] if isinstance(value, int) else list(value)
-    numbers = numbers or [default]
-    return tuple(int(n) for n in (numbers * dims if len(numbers) == 1 else numbers))
 
 
 def _unique(name: str, taken: set[str]) -> str:

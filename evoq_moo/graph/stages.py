@@ -10,7 +10,7 @@ from evoq_moo.errors import NetworkError
 from evoq_moo.graph.inputs import Samples, leaves
 from evoq_moo.graph.network import GraphNetwork, LayerCall, SizedGraph, Values, output_leaves
 from evoq_moo.graph.ops import Clip, Geometry, Op, Ref
-from evoq_moo.graph.product import Product, product
+from evoq_moo.graph.products import Product, product
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class QuantizedLayer:
         set_weight(self.module, weight.to(self.float_weight.device))
         if bias is not None or self.float_bias is not None:
             value = None if bias is None else bias.to(self.float_weight.device)
-            self.module.bias = None if value is None else nn.Parameter(value, requires_grad=False)
+            parameter = None if value is None else nn.Parameter(value, requires_grad=False)
+            self.module.register_parameter("bias", parameter)
 
 
 def quantized_copy(network: nn.Module, layers: Sequence[LayerParameters]) -> nn.Module:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import activation_range, dequantize, per_channel, quantize, weight_range
+from evoq_moo.arithmetic import fake_quantize_activation, per_channel, weight_levels, weight_values
 from evoq_moo.errors import ArgumentError
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import LayerInfo
@@ -62,26 +62,17 @@ class LayerParameters:
             raise ArgumentError(
                 f"layer {self.name!r}: given neither weights nor levels and scales; allowed: one of them"
             )
-        levels = self.weight_levels.float()
-        return dequantize(levels, per_channel(self.weight_scales, levels), 0)
+        return weight_values(self.weight_levels, self.weight_scales)
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """Return an input moved to its levels: bit for bit what the reference engine computes, in fewer passes.
-
-        `clamp(round(x / s) + z, 0, h) - z` equals `clamp(round(x / s), -z, h - z)`: all are integers that float32
-        holds exactly wherever the clamp does not decide.
-        """
+        """Return an input moved to its levels; as it is where it is not quantized."""
         if self.activation_scale is None or self.activation_zero_point is None:
             return x
-        scale = torch.tensor(self.activation_scale, dtype=torch.float32, device=x.device)
-        highest = activation_range(self.activation_bits)[1]
-        zero = self.activation_zero_point
-        return x.mul(scale.reciprocal()).round_().clamp_(-zero, highest - zero).mul_(scale)
+        return fake_quantize_activation(x, self.activation_scale, self.activation_zero_point, self.activation_bits)
 
     def with_levels(self, weight: Tensor, scales: Tensor) -> "LayerParameters":
         """Return the layer with weights moved to the nearest levels of given scales."""
-        scale = per_channel(scales, weight)
-        levels = quantize(weight, scale, 0, *weight_range(self.weight_bits)).to(torch.int8)
+        levels = weight_levels(weight, scales, self.weight_bits).to(torch.int8)
         return replace(self, weight_levels=levels, weight_scales=scales)
 
     def scaled(self, gain: Tensor, bias: Tensor | None) -> "LayerParameters":

@@ -232,21 +232,21 @@ def test_ranks_like_the_measured_table(tiny_model, tiny_samples):
     assert kendalltau(hessian.values[:, columns], measured.values[:, columns]).statistic > 0.6
 
 
-def test_a_layer_that_reaches_no_head_has_no_sensitivity():
+def test_a_layer_that_reaches_no_gradient_has_no_sensitivity():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.used = nn.Linear(4, 3)
-            self.unused = nn.Linear(4, 3)
+            self.chosen = nn.Linear(4, 3)
 
         def forward(self, x):
-            self.unused(x)
-            return self.used(x), torch.ones(len(x), 3)  # the second head is constant
+            # The second head is constant, and the second layer's choice is no head.
+            return self.used(x), torch.ones(x.shape[0], 3), self.chosen(x).argmax(1)
 
     torch.manual_seed(0)
     network = evoq.QuantizedNetwork(Net(), torch.randn(4, 4), pinned="none", engine="reference", progress=False)
     table = hessian_sensitivity(network, probes=2, progress=False)
-    assert table.lookup("unused", "weight", 2) == 0
+    assert table.lookup("chosen", "weight", 2) == 0
     assert table.lookup("used", "weight", 2) > 0
 
 
@@ -265,7 +265,7 @@ def test_errors():
             self.layer = nn.Linear(4, 3)
 
         def forward(self, x):
-            return self.layer(x).detach()
+            return (self.layer(x) > 0).float()
 
     opaque = evoq.QuantizedNetwork(Opaque(), torch.randn(4, 4), pinned="none", engine="reference", progress=False)
     with pytest.raises(NetworkError, match="have no gradient"):

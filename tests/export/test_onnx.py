@@ -15,7 +15,7 @@ from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export import export_onnx, make_template, open_session, read_onnx
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._shipment import shipment_of
-from evoq_moo.graph import own_copy, prepare, untouched
+from evoq_moo.graph import own_copy, prepare, torch_layout, untouched
 from evoq_moo.quantizer import parameters_of
 from evoq_moo.ranges import ActivationRange, LayerRanges
 
@@ -65,12 +65,13 @@ def test_the_graph_is_standard_onnx_at_each_layers_bits(branches, branches_templ
         "network": shipment.network_fingerprint(),
         "parameters": shipment.fingerprint(),
     }
-    for layer, p in zip(found.layers, shipment.layers, strict=True):
+    for layer, p, own in zip(found.layers, shipment.layers, shipment.products, strict=True):
         if p.weight_levels is None:
-            np.testing.assert_array_equal(layer.weight, p.weight.numpy())
+            np.testing.assert_array_equal(layer.weight, torch_layout(p.weight, own.geometry).numpy())
             continue
         levels = layer.levels.reshape(-1)[: p.weight_levels.numel()]
-        np.testing.assert_array_equal(levels, p.weight_levels.numpy().reshape(-1))
+        # ONNX has transposed convolutions' weights as torch has them.
+        np.testing.assert_array_equal(levels, torch_layout(p.weight_levels, own.geometry).numpy().reshape(-1))
         np.testing.assert_array_equal(layer.scales, p.weight_scales.numpy())
 
 
@@ -170,24 +171,36 @@ def test_every_network_of_the_zoo(name, tmp_path):
         assert np.isfinite(got).all()
 
 
-class FixedNumber(nn.Module):
-    """Asks for the number of samples in a way that a graph can't follow."""
+class AsksByShape(nn.Module):
+    """Asks for the number of samples in a way that a graph can follow."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
+        return self.conv(x).reshape(x.shape[0], -1)
+
+
+class AsksByLen(AsksByShape):
+    """Asks for the number of samples in a way that a graph can't follow."""
+
+    def forward(self, x):
         return self.conv(x).reshape(len(x), -1)
 
 
-def test_a_graph_of_a_fixed_number_of_samples_is_refused(tmp_path):
+def test_files_take_as_many_samples_as_the_graph(tmp_path):
     """Bug: the exporter fixed the batch without an error, and the file ran on two samples only."""
     x = torch.rand(1, 3, 8, 8)
-    network = quickly_quantized(FixedNumber(), x, seed=0)
-    with pytest.raises(NetworkError, match=r"samples only.*x\.shape\[0\]"):
+    for model, any_size in ((AsksByShape(), True), (AsksByLen(), False)):
+        network = quickly_quantized(model, x, seed=0)
+        assert network.reference.graph.any_size == any_size
         export_onnx(network, tmp_path / "m.onnx", sample=x)
-    assert not (tmp_path / "m.onnx").exists()
+        batch = onnx.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape.dim[0]
+        assert batch.dim_param == "batch" if any_size else batch.dim_value == 2
+        for count in (1, 2, 3) if any_size else (2,):
+            images = torch.rand(count, 3, 8, 8)
+            assert_close(outputs_of(tmp_path / "m.onnx", images)["output"], network(images))
 
 
 def test_narrow_inputs_behind_a_max_pooling_run(tmp_path):
@@ -237,7 +250,7 @@ def test_bad_arguments(branches, branches_template, tmp_path):
         export_onnx(network, tmp_path / "m.onnx", template=branches_template, packed=1)
     with pytest.raises(ArgumentError, match=r"sample: given \(0,\)"):
         export_onnx(network, tmp_path / "m.onnx", sample=(0,))
-    with pytest.raises(NetworkError, match="can't run on shape"):
+    with pytest.raises(NetworkError, match="sample: the network can't run on it"):
         export_onnx(network, tmp_path / "m.onnx", sample=(4, 8, 8))
     other = evoq.QuantizedNetwork(nn.Sequential(nn.Linear(3, 2)), torch.rand(4, 3), progress=False)
     with pytest.raises(ArgumentError, match="template: is of another network"):

@@ -204,7 +204,7 @@ def test_a_file_that_does_not_run_is_refused(exported):
     """Bug the fuzzer found: onnxruntime's own exception, also of files that onnx.checker lets pass."""
     network, path = exported
 
-    with pytest.raises(FormatError, match=r"onnxruntime can't run the model on images of \(5, 3, 9, 9\)"):
+    with pytest.raises(FormatError, match=r"onnxruntime can't run the model on samples of \(5, 3, 9, 9\)"):
         verify_onnx(path, network, torch.rand(5, 3, 9, 9), repeats=0)
 
 

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from evoq_moo.errors import NetworkError
 from evoq_moo.graph.capture import CaptureError, capture
+from evoq_moo.graph.finding import FLOAT_PRODUCTS
 from evoq_moo.graph.inputs import Samples, count, filled, rows
 from evoq_moo.graph.modules import find_modules
 from evoq_moo.graph.network import GraphNetwork, NetworkGraph, SizedGraph, graph_network
 from evoq_moo.graph.ops import Op, aten, is_random
-from evoq_moo.graph.passes import FLOAT_PRODUCTS, lower
+from evoq_moo.graph.passes import lower
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.product import Product, macs_of
+from evoq_moo.graph.products import Product, macs_of
 from evoq_moo.space import LayerInfo
 
 _RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evoq_moo.graph import Product, capture_network, own_copy, product, set_weight, torch_layout, untouched, weight_of
-from evoq_moo.graph.product import macs_of, transposed_layout
+from evoq_moo.graph.products import macs_of, transposed_layout
 
 LAYERS = {
     "Linear": [nn.Linear(5, 7), nn.Linear(5, 7, bias=False)],

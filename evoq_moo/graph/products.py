@@ -47,7 +47,7 @@ def transposed_layout(weight: Tensor, groups: int) -> Tensor:
 
     The other way round it is the same change.
     """
-    grouped = weight.unflatten(0, (groups, -1))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
     return grouped.transpose(1, 2).flatten(0, 1)
 
 
@@ -85,7 +85,7 @@ class Product(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name torch's layers use
         """Compute the product."""
