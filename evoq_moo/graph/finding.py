@@ -200,30 +200,15 @@ class ProductFinder:
         return self._convolution_call(op, x, weight, bias, geometry, before)
 
     def _transposed(self, op: Op) -> Found | None:
-        dims = _TRANSPOSED[op.target]
         x, weight, bias, stride, padding, output_padding, groups, dilation = arguments_of(op)
-        geometry = Geometry(
-            dims,
-            _numbers(stride, dims, 1),
-            _numbers(padding, dims, 0),
-            _numbers(dilation, dims, 1),
-            int(groups),
-            True,
-            _numbers(output_padding, dims, 0),
-        )
+        dims = _TRANSPOSED[op.target]
+        geometry = _geometry(dims, stride, padding, dilation, groups, output_padding, transposed=True)
         return self._convolution_call(op, x, weight, bias, geometry, [])
 
     def _any_convolution(self, op: Op) -> Found | None:
         x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = arguments_of(op)
-        dims = len(stride)
-        geometry = Geometry(
-            dims,
-            _numbers(stride, dims, 1),
-            _numbers(padding, dims, 0),
-            _numbers(dilation, dims, 1),
-            int(groups),
-            bool(transposed),
-            _numbers(output_padding, dims, 0) if transposed else (),
+        geometry = _geometry(
+            len(stride), stride, padding, dilation, groups, output_padding, transposed=bool(transposed)
         )
         return self._convolution_call(op, x, weight, bias, geometry, [])
 
@@ -256,3 +241,17 @@ def _numbers(value: Any, dims: int, default: int) -> tuple[int, ...]:
     numbers = [default] if value is None else [value] if isinstance(value, int) else list(value)
     numbers = numbers or [default]
     return tuple(int(n) for n in (numbers * dims if len(numbers) == 1 else numbers))
+
+
+def _geometry(
+    dims: int, stride: Any, padding: Any, dilation: Any, groups: int, output_padding: Any, *, transposed: bool
+) -> Geometry:
+    return Geometry(
+        dims,
+        _numbers(stride, dims, 1),
+        _numbers(padding, dims, 0),
+        _numbers(dilation, dims, 1),
+        int(groups),
+        transposed,
+        _numbers(output_padding, dims, 0) if transposed else (),
+    )
