@@ -126,6 +126,11 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
         raise NetworkError(
             f"network: its ONNX graph takes {samples.dim_value} samples only, though its own takes any number"
         )
+    symbol = samples.dim_param
+    for value in (*model.graph.input, *model.graph.output) if symbol else ():
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param == symbol:
+                side.dim_param = "batch"
     return Template(
         model=_without_marked_values(model),
         layers=tuple(p.name for p in shipment.layers),
