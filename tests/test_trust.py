@@ -210,9 +210,12 @@ class TestPaths:
         assert read_study("writes.toml", trust=True)["path"] == elsewhere / "out"
         assert read_study("writes.toml", output="mine")["path"].name == "mine"
 
-    @pytest.mark.parametrize("path", ["a\0b", "x" * 5000])
-    def test_what_cannot_be_one(self, here, path):
-        with pytest.raises(FormatError, match=r"r\.json: samples can't be a path"):
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [("a\0b", r"samples: given 'a\\x00b'"), ("x" * 5000, r"r\.json: samples can't be a path")],
+    )
+    def test_what_cannot_be_one(self, here, path, message):
+        with pytest.raises(FormatError, match=message):
             evoq.Recipe.from_json({"model": "digits", "samples": path}, source="r.json")()
 
 
