@@ -12,7 +12,7 @@ import pytest
 
 import evoq_moo as evoq
 from evoq_moo import _files
-from evoq_moo._run_search import _Archive
+from evoq_moo._loop import Record
 from evoq_moo.cli import _app, main
 from evoq_moo.cli._console import PlainConsole
 from evoq_moo.errors import MissingFileError
@@ -123,7 +123,7 @@ class TestReadOnly:
         assert command("report", run_folder, "-o", report)[0] == 0
         assert command(*SEARCH, "-o", run_folder)[0] == 0
         before = {path: path.read_bytes() for path in run_folder.iterdir()}
-        for path in (tmp_path, *tmp_path.parents[:2]):
+        for path in (tmp_path, *tmp_path.parents[:2], Path(os.environ["EVOQ_CACHE"])):
             path.chmod(0o755)
         tmp_path.chmod(0o777)
         report.unlink()
@@ -145,14 +145,14 @@ class TestReadOnly:
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_leave_a_front_and_the_same_command_goes_on(self, command, run_folder, tmp_path, monkeypatch, number):
-        add, main_thread = _Archive.add, threading.main_thread()
+        add, main_thread = Record.add, threading.main_thread()
 
         def add_then_signal(self, *arguments):
             add(self, *arguments)
-            monkeypatch.setattr(_Archive, "add", add)
+            monkeypatch.setattr(Record, "add", add)
             signal.pthread_kill(main_thread.ident, number)
 
-        monkeypatch.setattr(_Archive, "add", add_then_signal)
+        monkeypatch.setattr(Record, "add", add_then_signal)
         code, out, _ = command(*SEARCH, "-o", tmp_path / "run")
         assert (code, "interrupted: this is the front so far" in out) == (0, True)
         assert load_front(tmp_path / "run").provenance["interrupted"]
@@ -173,7 +173,7 @@ class TestWords:
         monkeypatch.setenv("COLUMNS", "200")
         shown = name.replace("\x1b", r"\x1b").replace("\x07", r"\x07")
         policy = Policy((f"layer {name}",), (4,), (8,))
-        point = FrontPoint(policy=policy, difference=1.0, size_mib=1.0, gbops=1.0)
+        point = FrontPoint(policy=policy, difference=1.0, costs={"size": 1.0, "bops": 1.0})
         ParetoFront(points=(point,), objectives=("difference", "bops")).save(tmp_path / name)
         # Fonts have no sign for control characters, of which the report's pictures would warn.
         report = [] if shown != name else [["report", name, "-o", f"{name}.html"]]

@@ -60,6 +60,8 @@ Std = Annotated[str | None, typer.Option(help="Per-channel standard deviation on
 
 @app.callback()
 def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes on the network.")] = False) -> None:
+    console.follow_terminal()
+    errors.follow_terminal()
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",

@@ -1,5 +1,6 @@
 """The one door to the terminal: everything is printed as it is, whatever it looks like."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ class PlainConsole(Console):
         """Return text to be printed; what a terminal would act on, or can't show, is written as an escape."""
         shown = text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
         return super().render_str(shown, **options)
+
+    def follow_terminal(self) -> None:
+        """Take the width of the terminal, or what COLUMNS says now, from here on."""
+        columns = os.environ.get("COLUMNS", "")
+        self._width = int(columns) if columns.isdigit() else None
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print a line that the terminal may wrap but that stays whole for programs."""

@@ -20,10 +20,10 @@ def choose(float_heads: Sequence[Tensor], *, has_decoder: bool, class_dim: int |
     """Return the difference that fits a network's outputs, and a sentence that says what was chosen and why.
 
     The rule is ours. The KL divergence for class scores: heads `(samples, classes)`, or heads of one shape with more
-    dimensions and more than four channels, with values of both signs. The normalized MSE for everything else, which
-    it judges rightly whatever they mean: a detector's raw heads, single values, values that are never negative (pixels,
-    boxes, depths), outputs that are probabilities or unit vectors already, dense outputs of up to four channels (flow,
-    boxes, images), and several heads of unlike kinds. Logarithms of probabilities are class scores.
+    dimensions and more than four channels with values of both signs. The normalized MSE for everything else, which
+    it judges rightly whatever they mean: a detector's raw heads, single values, dense values that are never negative
+    (pixels, depths), outputs that are probabilities or unit vectors already, dense outputs of up to four channels
+    (flow, boxes, images), and several heads of unlike kinds. Logarithms of probabilities are class scores.
 
     Args:
         float_heads: The float network's heads on the samples, `(samples, ...)` each.
@@ -82,5 +82,8 @@ def _look(head: Tensor) -> str:
     values = head.double()
     if values.min() >= 0:
         probabilities = ((values.sum(axis) - 1).abs() < _TOLERANCE).all()
-        return "holds probabilities already" if probabilities else "is never negative, unlike class scores"
+        if probabilities:
+            return "holds probabilities already"
+        # Networks like SqueezeNet end in a ReLU: their class scores are never negative.
+        return "is never negative, unlike class scores" if head.dim() > 2 else ""
     return "holds unit vectors" if ((values.norm(dim=axis) - 1).abs() < _TOLERANCE).all() else ""
