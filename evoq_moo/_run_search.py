@@ -147,7 +147,7 @@ def run_search(
     state = _Progress(problem, record)
     trace: list[TraceRow] = []
     interrupted = False
-    start = time.time()
+    start = time.perf_counter()
     with track(evaluations, "searching", enabled=progress) as bar:
         shown = 0
 
@@ -193,7 +193,7 @@ def run_search(
         "evaluations": record.evaluations,
         "policies": len(vectors),
         **({"policies_without_difference": without} if without else {}),
-        "seconds": round(time.time() - start, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "interrupted": interrupted,
         **(provenance or {}),
     }

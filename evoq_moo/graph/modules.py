@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import torch
 from torch import Tensor, nn
 
 from evoq_moo.errors import NetworkError
@@ -127,4 +126,4 @@ def weight_bytes(network: nn.Module, layers: tuple[str, ...]) -> int:
     """
     inside = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    return sum(t.numel() * t.element_size() for name, t in tensors.items() if name not in inside and torch.is_tensor(t))
+    return sum(t.numel() * t.element_size() for name, t in tensors.items() if name not in inside)
