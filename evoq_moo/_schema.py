@@ -1,8 +1,8 @@
 """The one door of files: types, ranges and sizes of what is read, checked before anything is made of it.
 
 Every reader says what its file may hold as types, which `msgspec` checks, or as a :class:`Layout` of arrays; tensors
-are checked by `evoq_moo._tensors`. Reading costs time and memory in proportion to the file: what a file only claims
-(the size of a packed array, the shape of a tensor, a count) is compared with the file before it is expanded.
+are checked by `evoq_moo._tensors`. Reading costs time and memory in proportion to the file: what a file only
+claims (the size of a packed array, the shape of a tensor, a count) is compared with the file before it is expanded.
 """
 
 import csv

@@ -1,11 +1,7 @@
-"""Set-up of a quantized network: float outputs, clipping ranges, and what identifies them."""
+"""Set-up of a quantized network: float outputs and clipping ranges."""
 
-import hashlib
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,34 +9,10 @@ from torch import Tensor, nn
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import NonFiniteError
-from evoq_moo.graph import Samples, first_nonfinite, run, weight_of
+from evoq_moo.graph import Samples, digest, first_nonfinite, observed, run, weight_of
 from evoq_moo.progress import track
 from evoq_moo.ranges import ActivationHistogram, LayerRanges, activation_range_of, weight_scales
 from evoq_moo.space import QUANTIZED_BITS
-
-
-class _Observe(Protocol):
-    def __call__(self, name: str, x: Tensor) -> None: ...
-
-
-@contextmanager
-def observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Iterator[None]:
-    lock = threading.Lock()
-    modules = dict(network.named_modules())
-    handles = []
-    for name in names:
-
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
-            x = args[0] if args else kwargs["input"]
-            with lock:
-                observe(name, x)
-
-        handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def check_finite(heads: Sequence[Tensor], network: nn.Module, batches: Sequence[Samples], what: str) -> None:
@@ -105,29 +77,6 @@ def tabulate(
 
         ranges = dict(zip(names, pool.map(ranges_of, names), strict=True))
     return heads, ranges
-
-
-def digest(*parts: bytes) -> str:
-    """Return the SHA-256 of byte strings, in hexadecimal; lengths count, so that parts can't run together."""
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(len(part).to_bytes(8, "little"))
-        sha.update(part)
-    return sha.hexdigest()
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Return the dtype, shape and values of a tensor as bytes."""
-    head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    return head + tensor.detach().cpu().contiguous().numpy().tobytes()
-
-
-def network_fingerprint(network: nn.Module) -> str:
-    """Return what identifies a network: its structure and every parameter and buffer."""
-    parts = [str(network).encode()]
-    for name, tensor in sorted(network.state_dict().items()):
-        parts += [name.encode(), tensor_bytes(tensor)]
-    return digest(*parts)
 
 
 def ranges_fingerprint(ranges: Mapping[str, LayerRanges]) -> str:

@@ -14,6 +14,8 @@ Our choice (the abstract does not fix it): signed weights use the full range, -2
 import torch
 from torch import Tensor
 
+from evoq_moo.graph import per_channel
+
 VERSION = 1
 """Changes whenever a result could change: it is part of every evaluation's fingerprint."""
 
@@ -44,19 +46,6 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, lowest: int, hi
 def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tensor:
     """Return the float32 values of integer levels: `(levels - zero_point) * scale`."""
     return levels.sub(zero_point).mul_(scale)
-
-
-def per_channel(values: Tensor, like: Tensor, channel_dim: int = 0) -> Tensor:
-    """Return values of channels `(channels,)` shaped to broadcast over one dimension of a tensor.
-
-    Args:
-        values: One value for each channel.
-        like: The tensor, e.g. a weight or an output.
-        channel_dim: The dimension of `like` that runs over channels: the first of weights `(out, ...)`.
-    """
-    shape = [1] * like.dim()
-    shape[channel_dim] = -1
-    return values.reshape(shape)
 
 
 def weight_levels(weight: Tensor, scales: Tensor, bits: int) -> Tensor:

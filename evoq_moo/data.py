@@ -1,4 +1,4 @@
-"""Images as tensors: the unlabelled samples of a search, and labelled images to measure accuracy on."""
+"""Labelled images to measure accuracy on."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,87 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from msgspec import Struct
-from torch import nn
 
-from evoq_moo._images import IMAGE_SUFFIXES, Images, ImageSource, Transform
+from evoq_moo._images import Images, ImageSource, Transform
 from evoq_moo._schema import Digits, Text, convert, read_csv, reading
-from evoq_moo.errors import ArgumentError, ImageError, check_count, check_name
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.sample_choice import CHOOSERS, RANDOM, choose_samples
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Images",
-    "LabelledImages",
-    "Labels",
-    "Preprocess",
-    "Transform",
-    "check_batches",
-    "check_labels",
-    "load_samples",
-]
+from evoq_moo.errors import ArgumentError, ImageError, check_count
 
 Labels = str | os.PathLike[str] | Sequence[int] | npt.NDArray[np.integer[Any]] | torch.Tensor
 """A CSV file, or whole numbers."""
-
-
-def load_samples(
-    images: Images,
-    *,
-    count: int = 50,
-    preprocess: Transform,
-    seed: int = 0,
-    choose: str = RANDOM,
-    network: nn.Module | None = None,
-    candidates: int = 1000,
-    progress: bool = True,
-) -> torch.Tensor:
-    """Draw images at random, without replacement, or choose them by what a network makes of them, as one tensor.
-
-    The draws of a seed are nested: the samples of a smaller count are the first of a larger one.
-
-    Args:
-        images: A folder (recursive), an ``.npz`` file with uint8 NHWC ``images``, or a uint8 NHWC array or tensor.
-        count: Number of samples; 50 in the EvoQ abstract.
-        preprocess: The network's.
-        seed: Of the draw.
-        choose: ``"random"``, ``"k-center"``, ``"high-entropy"`` or ``"low-entropy"``, see
-            :func:`evoq_moo.sample_choice.choose_samples`; those look at `candidates` images drawn at random.
-        network: The float network, for any way but ``"random"``.
-        candidates: How many images to look at, at most.
-        progress: Show progress on a terminal, where images are looked at.
-
-    Returns:
-        Float32 `(count, C, H, W)`.
-
-    Raises:
-        ArgumentError: `count`, `seed`, `preprocess`, `images`, `choose` or `network` is not of an allowed kind.
-        MissingFileError: No such folder or file.
-        ImageError: Fewer than `count` images, or one that can't be read, is too small or of a wrong type.
-    """
-    check_count("count", count)
-    check_count("seed", seed, lowest=0)
-    check_name("choose", choose, CHOOSERS)
-    check_count("candidates", candidates)
-    _check_callable(preprocess)
-    source = ImageSource(images)
-    if len(source) < count:
-        raise ImageError(f"{source.origin}: given {len(source)} images; count={count} needs at least {count}")
-    drawn = np.random.default_rng(seed).permutation(len(source)).tolist()
-    if choose == RANDOM:
-        return source.batch(drawn[:count], preprocess)
-    if network is None:
-        raise ArgumentError(f"network: none given; choose={choose!r} looks at images with the float network")
-    chosen = choose_samples(
-        network,
-        source,
-        drawn[: max(candidates, count)],
-        preprocess=preprocess,
-        count=count,
-        choose=choose,
-        progress=progress,
-    )
-    return source.batch(chosen, preprocess)
 
 
 class LabelledImages:
@@ -128,7 +54,7 @@ class LabelledImages:
             ImageError: An image without a label, a label without an image, or a label that isn't a whole number.
         """
         check_batches(limit, batch_size)
-        _check_callable(preprocess)
+        check_transform(preprocess)
         self._source = ImageSource(images)
         self._preprocess = preprocess
         self._batch_size = batch_size
@@ -231,7 +157,12 @@ def _read_labels(path: Path, files: Sequence[Path], folder: Path) -> list[int]:
     return [found[i] for i in range(len(files))]
 
 
-def _check_callable(preprocess: Any) -> None:
+def check_transform(preprocess: Any) -> None:
+    """Raise unless this can be called.
+
+    Raises:
+        ArgumentError: It can't.
+    """
     if not callable(preprocess):
         raise ArgumentError(
             f"preprocess: given a {type(preprocess).__name__}; allowed: a Preprocess or such a function"

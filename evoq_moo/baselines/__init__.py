@@ -8,7 +8,7 @@ from ._budgets import budget_grid
 from .additive import AdditiveFront, additive_front
 from .greedy import greedy_path
 from .hessian import hessian_sensitivity
-from .level_switch import LevelSwitch, level_switch_search
+from .level_switch import LevelSwitch
 from .optimum import SolverError, additive_optimum, optimum_sweep
 from .policies import random_policies, uniform_policies
 from .seeds import spread, spread_rows
@@ -22,7 +22,6 @@ __all__ = [
     "budget_grid",
     "greedy_path",
     "hessian_sensitivity",
-    "level_switch_search",
     "optimum_sweep",
     "random_policies",
     "spread",

@@ -6,7 +6,7 @@ up and as many go down as the budget asks for (our choice).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,10 @@ from pymoo.core.population import Population
 from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
 from evoq_moo.problems.protocol import PolicyProblem, cost_limits, policy_problem
-from evoq_moo.space import FloatArray, IntArray
+from evoq_moo.space import IntArray
 
 from ._budgets import even_limits, exact_limits
 from ._switch import costly_genes, switch_levels, uniform_start
-
-if TYPE_CHECKING:
-    from evoq_moo._run_search import SearchRun
-    from evoq_moo.problems import MixedPrecisionProblem
 
 _REDRAWS = 20
 """Draws for each child wanted, before a policy counts as having fewer new ones."""
@@ -44,7 +40,9 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
 
     Args:
         cost: A cost, or the name of one that needs no table; None: that of the problem's one cost budget.
-        limits: Limits of that cost in its unit, one policy for each; None: the problem's one cost budget.
+        limits: Limits of that cost in its unit, one policy for each; None: the problem's one cost budget, or those of
+            `sweep`.
+        sweep: Instead of `limits`: how many to spread evenly between the smallest and the largest cost.
         offspring: Children a generation (lambda).
         start: Vectors to start from instead, one for each limit and within it, `(limits, n_var)`.
         **options: What pymoo's `Algorithm` takes.
@@ -59,15 +57,21 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
         *,
         cost: str | Cost | None = None,
         limits: Sequence[float] | npt.NDArray[np.float64] | None = None,
+        sweep: int | None = None,
         offspring: int = 8,
         start: npt.ArrayLike | None = None,
         **options: Any,
     ) -> None:
-        if (cost is None) != (limits is None):
-            raise ArgumentError(f"cost, limits: given {cost!r} and {limits!r}; allowed: both or neither")
+        if sweep is not None and limits is not None:
+            raise ArgumentError(f"sweep: given {sweep!r} with limits={limits!r}; allowed: one of them")
+        if (cost is None) != (limits is None and sweep is None):
+            raise ArgumentError(
+                f"cost, limits: given {cost!r} and {limits!r}; allowed: a cost with limits or a sweep, or none of them"
+            )
         super().__init__(**options)
         self.cost = None if cost is None else as_cost(cost)
         self.limits = limits
+        self.sweep = None if sweep is None else check_count("sweep", sweep)
         self.offspring = check_count("offspring", offspring)
         self.start = start
 
@@ -89,6 +93,8 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
         self._exhausted: set[tuple[int, bytes]] = set()
 
     def _cost_and_limits(self, problem: PolicyProblem) -> tuple[Cost, Any]:
+        if self.cost is not None and self.sweep is not None:
+            return self.cost, even_limits(problem.space, cost=self.cost, n=self.sweep)
         if self.cost is not None:
             return self.cost, self.limits
         limits = cost_limits(problem)
@@ -165,47 +171,3 @@ class LevelSwitch(Algorithm):  # type: ignore[misc]
             CV = family.get("CV").astype(np.float64).reshape(-1)
             F = family.get("F").astype(np.float64)[:, self._objective]
             self.pop[i] = family[int(np.lexsort((F, CV))[0])]
-
-
-def level_switch_search(
-    problem: "MixedPrecisionProblem",
-    *,
-    cost: str | Cost | None = None,
-    limits: Sequence[float] | FloatArray | None = None,
-    sweep: int | None = None,
-    evaluations: int = 1000,
-    seed: int = 0,
-    offspring: int = 8,
-    start: npt.ArrayLike | None = None,
-    progress: bool = True,
-) -> "SearchRun":
-    """Run :class:`LevelSwitch`: at one budget, or swept over several with one total of evaluations.
-
-    Args:
-        problem: The problem, with ``"difference"`` among its objectives.
-        cost: A cost, or the name of one that needs no table; None: that of the problem's one cost budget.
-        limits: Limits of that cost in its unit; None: the problem's one cost budget, or those of `sweep`.
-        sweep: Instead of `limits`: how many to spread evenly between the smallest and the largest cost.
-        evaluations: How many evaluations all limits together may take, the starts included.
-        seed: Seed of all randomness.
-        offspring: Children a generation (lambda).
-        start: Vectors to start from, one for each limit and within it.
-        progress: Show progress on a terminal.
-
-    Returns:
-        The run; its front holds the best of all that was evaluated, in the problem's objectives.
-
-    Raises:
-        ArgumentError: An argument is not allowed.
-        InfeasibleBudgetError: No policy is within a limit.
-    """
-    from evoq_moo._run_search import run_search  # itself may use baselines
-
-    if sweep is not None:
-        if cost is None or limits is not None:
-            raise ArgumentError(
-                f"sweep: given {sweep!r} with cost={cost!r} and limits={limits!r}; allowed: with a cost, without limits"
-            )
-        limits = even_limits(problem.space, cost=cost, n=sweep)
-    algorithm = LevelSwitch(cost=cost, limits=limits, offspring=offspring, start=start)
-    return run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=progress)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from evoq_moo import arithmetic
+from evoq_moo._versions import package_versions
 from evoq_moo.arithmetic import activation_range
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._build import Build
@@ -101,7 +102,7 @@ def lower(
         opset_imports=[onnx.helper.make_opsetid("", opset)],
         ir_version=_ir_version(onnx, opset),
         producer_name="evoq-moo",
-        producer_version=_version(),
+        producer_version=package_versions()["evoq-moo"],
     )
     _note(made, shipment, plans, form)
     size = made.ByteSize()
@@ -127,12 +128,6 @@ def containers_of(shipment: Shipment, *, packed: bool, opset: int) -> tuple[str,
         )
         for p in shipment.layers
     )
-
-
-def _version() -> str:
-    from evoq_moo import __version__
-
-    return __version__
 
 
 def _ir_version(onnx: Any, opset: int) -> int:
@@ -279,7 +274,7 @@ def _note(model: Any, shipment: Shipment, plans: Sequence[LayerPlan], form: str)
         "exact": [plan.exact for plan in plans],
         "containers": containers,
         "fingerprints": {"network": shipment.network_fingerprint(), "parameters": shipment.fingerprint()},
-        "provenance": {"evoq_moo": _version(), "torch": torch.__version__, **shipment.provenance},
+        "provenance": {"evoq_moo": package_versions()["evoq-moo"], "torch": torch.__version__, **shipment.provenance},
     }
     if shipment.preprocess is not None:
         data["preprocess"] = shipment.preprocess.to_json()

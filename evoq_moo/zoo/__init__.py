@@ -4,11 +4,13 @@
 """
 
 from evoq_moo.zoo import _digits as digits
+from evoq_moo.zoo._digits import cache_folder
 from evoq_moo.zoo._entries import Checkpoint, ZooEntry
-from evoq_moo.zoo._factory import known_preprocess, load_factory
+from evoq_moo.zoo._factory import call_function, import_function, known_preprocess, load_factory
 from evoq_moo.zoo._figures import Figures, figures_of
 from evoq_moo.zoo._load import ZooModel, entry, load, names
 from evoq_moo.zoo._published import PublishedWeights, published_weights
+from evoq_moo.zoo._weights import is_name
 
 __all__ = [
     "Checkpoint",
@@ -16,9 +18,13 @@ __all__ = [
     "PublishedWeights",
     "ZooEntry",
     "ZooModel",
+    "cache_folder",
+    "call_function",
     "digits",
     "entry",
     "figures_of",
+    "import_function",
+    "is_name",
     "known_preprocess",
     "load",
     "load_factory",

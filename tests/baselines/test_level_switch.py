@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import evoq_moo as evoq
-from evoq_moo.baselines import LevelSwitch, additive_front, level_switch_search
+from evoq_moo.baselines import LevelSwitch, additive_front
 from evoq_moo.baselines._budgets import exact_limits
 from evoq_moo.baselines._switch import costly_genes, switch_levels, uniform_start
 from evoq_moo.costs import BitOperations, as_cost, cost_matrix, gene_tables
@@ -173,8 +173,8 @@ def test_bad_arguments(make):
         LevelSwitch(cost="bops", limits=[1e6]).setup(make.problem(table, objectives=("bops",)))
     with pytest.raises(InfeasibleBudgetError, match=r"limits\[0\]"):
         LevelSwitch(cost="bops", limits=[1e-12]).setup(problem)
-    with pytest.raises(ArgumentError, match="sweep: given 3"):
-        level_switch_search(problem, sweep=3)
+    with pytest.raises(ArgumentError, match="cost, limits: given None and None"):
+        LevelSwitch(sweep=3)
     assert exact_limits(table.space, BitOperations(), [1e6]).tolist() == [10**15]
 
 
@@ -182,15 +182,19 @@ def test_search_on_a_network(tiny_model, tiny_samples):
     """Through `run_search`: evaluations are counted, the sweep gives a front, and a budget is met."""
     network = evoq.QuantizedNetwork(tiny_model, tiny_samples, progress=False)
     problem = MixedPrecisionProblem(network)
-    found = level_switch_search(problem, cost="bops", sweep=4, evaluations=60, offspring=5, seed=1, progress=False)
-    again = level_switch_search(problem, cost="bops", sweep=4, evaluations=60, offspring=5, seed=1, progress=False)
+
+    def search() -> evoq.SearchRun:
+        algorithm = LevelSwitch(cost="bops", sweep=4, offspring=5)
+        return evoq.run_search(problem, algorithm, evaluations=60, seed=1, progress=False)
+
+    found, again = search(), search()
     assert np.array_equal(found.vectors, again.vectors)
     assert found.trace[0].evaluations == 4
     assert 60 <= found.trace[-1].evaluations < 65
     assert len(found.front) >= 4
     limit = network.cost(network.uniform(4)).gbops
     single = MixedPrecisionProblem(network, objectives=("difference",), budgets={"bops": limit})
-    best = level_switch_search(single, evaluations=40, progress=False).front
+    best = evoq.run_search(single, LevelSwitch(), evaluations=40, progress=False).front
     assert len(best) == 1
     assert best[0].gbops <= limit
     assert best[0].difference <= network.evaluate(network.uniform(4)).difference
