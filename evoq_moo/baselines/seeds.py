@@ -4,10 +4,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from evoq_moo.baselines.additive import AdditiveFront
 from evoq_moo.errors import check_count, check_name
 from evoq_moo.space import FloatArray, IntArray
-
-from .additive import AdditiveFront
 
 Spacing = Literal["curve", "cost", "difference"]
 _SMALLEST_DIFFERENCE = 1e-12

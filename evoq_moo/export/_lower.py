@@ -8,9 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoq_moo import arithmetic
-from evoq_moo._versions import package_versions
-from evoq_moo.arithmetic import activation_range
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._build import Build
 from evoq_moo.export._exact import EXACT
@@ -18,6 +15,8 @@ from evoq_moo.export._packing import FLOAT, bits_of, container_of, plane_weights
 from evoq_moo.export._products import LayerPlan, array_of, bias_of, exact_product, guarded_product
 from evoq_moo.export._shipment import Shipment
 from evoq_moo.export._template import BIAS, DOMAIN, OPSET, WEIGHT, Template, require_onnx
+from evoq_moo.files import package_versions
+from evoq_moo.quantizer import activation_range, arithmetic
 
 FORMAT_VERSION = "2"
 PREFIX = "evoq_moo."

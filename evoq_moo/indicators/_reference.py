@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import ArgumentError
+from evoq_moo.indicators._check import check_archive
+from evoq_moo.indicators._sets import scale_to_box
 from evoq_moo.space import FloatArray
-
-from ._check import check_archive
-from ._indicators import scale_to_box
 
 _SMALLEST = 1e-12
 

@@ -5,9 +5,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import ArgumentError
+from evoq_moo.indicators._check import check_archive, check_point, finite_rows
 from evoq_moo.space import FloatArray
-
-from ._check import check_archive, check_point, finite_rows
 
 
 def hypervolume(F: npt.ArrayLike, *, reference: npt.ArrayLike) -> float:

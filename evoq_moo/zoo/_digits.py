@@ -17,11 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from evoq_moo._files import write_atomically
-from evoq_moo._schema import parse_json, read_bytes, reading
-from evoq_moo._tensors import read_tensors
 from evoq_moo.errors import FormatError, check_name
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.files import parse_json, read_bytes, read_tensors, reading, write_atomically
+from evoq_moo.images import Preprocess
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,14 @@
+"""The samples of a search: drawn, chosen or distilled."""
+
+from evoq_moo.samples.choose import CHOOSERS, RANDOM
+from evoq_moo.samples.distill import SYNTHETIC, cached_samples, distill_samples
+from evoq_moo.samples.load import load_samples
+
+__all__ = [
+    "CHOOSERS",
+    "RANDOM",
+    "SYNTHETIC",
+    "cached_samples",
+    "distill_samples",
+    "load_samples",
+]
