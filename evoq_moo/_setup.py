@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import NonFiniteError
-from evoq_moo.graph import Samples, first_nonfinite, run, weight_of
+from evoq_moo.graph import GraphNetwork, Samples, bias_of, first_nonfinite, run, weight_of
 from evoq_moo.progress import track
-from evoq_moo.ranges import ActivationHistogram, LayerRanges, activation_range_of, weight_scales
+from evoq_moo.ranges import (
+    ActivationHistogram,
+    ActivationRange,
+    LayerRanges,
+    activation_range_of,
+    layer_weight_scales,
+    result_range,
+)
 from evoq_moo.space import QUANTIZED_BITS
 
 
@@ -41,6 +48,39 @@ def observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Ite
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Extremes(nn.Module):
+    """Keeps the extremes of a result, zero among them, and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowest = self.highest = 0.0
+        self._lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = (bound.item() for bound in torch.aminmax(x))
+        with self._lock:
+            self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
+        return x
+
+
+@contextmanager
+def result_ranges(network: GraphNetwork, names: Sequence[str]) -> Iterator[dict[str, ActivationRange]]:
+    """Give a mapping that holds the ranges of some results once the network has run on the samples.
+
+    Args:
+        network: The float network.
+        names: Of the results.
+    """
+    seen = {name: _Extremes() for name in names}
+    ranges: dict[str, ActivationRange] = {}
+    network.place_results(seen)
+    try:
+        yield ranges
+    finally:
+        network.place_results({})
+    ranges.update({name: result_range(found.lowest, found.highest) for name, found in seen.items()})
 
 
 def check_finite(heads: Sequence[Tensor], network: nn.Module, batches: Sequence[Samples], what: str) -> None:
@@ -95,10 +135,12 @@ def tabulate(
             pool.map(observe, batches)
 
         def ranges_of(name: str) -> LayerRanges:
-            rows = weight_of(modules[name]).flatten(1)
+            rows, bias = weight_of(modules[name]).flatten(1), bias_of(modules[name])
+            activation = {b: activation_range_of(histograms[name], b) for b in QUANTIZED_BITS}
+            finest = min(found.scale for found in activation.values())
             found = LayerRanges(
-                weight_scales={b: weight_scales(rows, b) for b in QUANTIZED_BITS},
-                activation={b: activation_range_of(histograms[name], b) for b in QUANTIZED_BITS},
+                weight_scales={b: layer_weight_scales(rows, bias, finest, b) for b in QUANTIZED_BITS},
+                activation=activation,
             )
             bar.advance()
             return found
