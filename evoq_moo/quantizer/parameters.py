@@ -33,8 +33,8 @@ class LayerParameters:
     scale and zero point are None.
 
     Where both sides are quantized the bias is moved to its levels, whoever makes the parameters: see
-    :func:`evoq_moo.arithmetic.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight scale
-    and its weights the nearest levels of that.
+    :func:`evoq_moo.arithmetic.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight
+    scale, and its weights the nearest levels of that.
 
     Attributes:
         name: The layer's name.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from evoq_moo.arithmetic import fake_quantize_activation
-from evoq_moo.graph import RESULT_BITS, Grid, ResultPlaces
+from evoq_moo.graph import RESULT_BITS, Grid, Passed, ResultPlaces
 from evoq_moo.quantizer.parameters import LayerParameters
 from evoq_moo.ranges import ActivationRange
 
@@ -86,6 +86,10 @@ class ResultRanges:
         """
         grids = self.grids([_input_grid(p) for p in layers], [p.is_integer for p in layers])
         return tuple(ResultParameters(name=name, scale=g.scale, zero_point=g.zero_point) for name, g in grids.items())
+
+    def passed(self, layers: Sequence[LayerParameters]) -> Passed:
+        """Return the same as functions of the results, by name."""
+        return {p.name: p.quantize for p in self.of(layers)}
 
 
 def _input_grid(p: LayerParameters) -> Grid | None:
