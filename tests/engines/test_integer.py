@@ -65,6 +65,12 @@ def engine_of(prepared, samples, ranges, batch_size=None, pool=POOL):
     )
 
 
+def moved_bias(bias, scales, step, bits):
+    """Return a bias moved to multiples of input step x weight step x 2^-k, float64."""
+    steps = scales.double() * step / 2 ** max(0, 7 - bits)
+    return (bias.double() / steps).round() * steps
+
+
 class Levels(nn.Module):
     """Moves values to levels in float64."""
 
@@ -99,7 +105,9 @@ class Exact:
                 layer.weight.copy_(quantize(layer.weight, scale, 0, *weight_range(weight_bits)) * scale)
             if activation_bits in ranges.activation:
                 found = ranges.activation[activation_bits]
-                self._move_bias(layer, ranges, weight_bits, found.scale)
+                if layer.bias is not None and weight_bits in ranges.weight_scales:
+                    scales = ranges.weight_scales[weight_bits]
+                    layer.bias.copy_(moved_bias(layer.bias, scales, found.scale, weight_bits))
                 scale, bounds = torch.tensor(found.scale, dtype=torch.float64), activation_range(activation_bits)
 
                 def hook(_module, args, scale=scale, zero=found.zero_point, bounds=bounds):
@@ -107,12 +115,6 @@ class Exact:
 
                 layer.register_forward_pre_hook(hook)
         return network
-
-    def _move_bias(self, layer, ranges, bits, step):
-        """Move a bias to multiples of input step x weight step x 2^-k."""
-        if layer.bias is not None and bits in ranges.weight_scales:
-            steps = ranges.weight_scales[bits].double() * step / 2 ** max(0, 7 - bits)
-            layer.bias.copy_((layer.bias / steps).round() * steps)
 
     def _quantizers(self, bits):
         """Return what moves results to their levels."""
@@ -250,17 +252,19 @@ def assert_levels_are_those_of_float64(engine, bits):
     runner = engine._runner
     layers = engine._layers
     bound = [layer.bind(*pair) for layer, pair in zip(layers, bits.tolist(), strict=True)]
-    plan = runner._sized.plan(runner._integer(bits), keep=True)
-    frame = POOL.run(lambda: plan.run_keeping(runner._sized.batches[0], BoundNetwork(bound)))
+    results = runner._grids(bits)
+    plan = runner._sized.plan(runner._integer(bits), results, keep=True)
+    network = BoundNetwork(bound, tuple(results.values()))
+    frame = POOL.run(lambda: plan.run_keeping(runner._sized.batches[0], network))
     checked = 0
-    for op in runner._sized.program.ops:
+    for op in plan.program.ops:
         if not isinstance(op, Layer) or bound[op.index].packed is None:
             continue
         layer, source = layers[op.index], bound[op.index].quantizer
         b = int(bits[op.index, 0])
         scales = layer._ranges.weight_scales[b]
         weight, scale = weight_levels(layer.weight, scales, b), per_channel(scales, layer.weight)
-        bias = None if layer.bias is None else layer.bias.double()
+        bias = None if layer.bias is None else moved_bias(layer.bias, scales, source.scale, b)
         x = (frame.results[op.inputs[0], op.index].double() - source.zero_point) * source.scale
         exact = POOL.run(
             lambda x=x, op=op, w=weight, s=scale, b=bias: product(x, w.double() * s.double(), b, op.geometry)
@@ -272,7 +276,7 @@ def assert_levels_are_those_of_float64(engine, bits):
             if want == FLOAT:
                 assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
                 continue
-            q = bound[want].quantizer
+            q = frame.quantizer(want)
             step = frame.results[name, FLOAT].double() if (name, FLOAT) in frame.results else exact
             step = step / q.scale
             certain = (step - step.floor() - 0.5).abs() > 1e-4
