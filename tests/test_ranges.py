@@ -1,12 +1,21 @@
 """Clipping ranges against brute-force search in float64."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evoq_moo.arithmetic import activation_range, weight_range
+from evoq_moo.arithmetic import activation_range, least_weight_scales, weight_range
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.ranges import ActivationHistogram, activation_range_of, outlier_note, weight_scales
+from evoq_moo.ranges import (
+    ActivationHistogram,
+    ActivationRange,
+    activation_range_of,
+    layer_weight_scales,
+    outlier_note,
+    result_range,
+    weight_scales,
+)
 
 
 def histogram_of(x):
