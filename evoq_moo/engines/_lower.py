@@ -7,6 +7,7 @@ which is monotone and elementwise, so it may run on uint8 levels instead of floa
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -112,6 +113,15 @@ class Program:
     outputs: tuple[Ref | Const, ...]
     constants: Mapping[str, Tensor]
     renamed: Mapping[str, str]
+
+    @cached_property
+    def _targets(self) -> dict[str, int]:
+        return {op.name: op.target for op in self.ops if isinstance(op, Result)}
+
+    def result_targets(self, op: Lowered) -> dict[str, int]:
+        """Return what the operands of a sum are levels of, by name; empty unless both are quantized results."""
+        both = isinstance(op, Add) and all(name in self._targets for name in op.inputs)
+        return {name: self._targets[name] for name in op.inputs} if both else {}
 
     def with_results(self, names: Sequence[str]) -> "Program":
         """Return the program with some results quantized: all that reads them reads their values on levels.
