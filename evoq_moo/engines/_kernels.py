@@ -56,6 +56,12 @@ class Quantizer:
         level = torch.tensor(value, dtype=torch.float32).mul(self.inverse).round().add(self.zero_point)
         return int(level.clamp(0, self.highest))
 
+    def bounds(self, clip: Clip) -> tuple[int, int]:
+        """Return the lowest and highest level of clipped values: rounding is monotone, so levels can be clipped."""
+        low = 0 if clip.low is None else self.level_of(clip.low)
+        high = self.highest if clip.high is None else self.level_of(clip.high)
+        return low, high
+
 
 class Scratch(threading.local):
     """Float32 working memory of each thread, kept between evaluations."""
@@ -89,11 +95,12 @@ def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(x.as_strided((size,), (1,), x.storage_offset() + start) for x in tensors)
 
 
-def _to_levels(values: Tensor, quantizer: Quantizer, levels: Tensor) -> None:
-    """Write the levels of a piece of values, which may lie in the working memory."""
+def _to_levels(values: Tensor, quantizer: Quantizer, levels: Tensor, clip: Clip = NO_CLIP) -> None:
+    """Write the levels of a piece of clipped values, which may lie in the working memory."""
+    low, high = quantizer.bounds(clip)
     work = _scratch.floats[: len(values)]
     torch.add(quantizer.shift, values, alpha=quantizer.inverse, out=work)
-    work.clamp_(_MAGIC, _MAGIC + quantizer.highest)
+    work.clamp_(_MAGIC + low, _MAGIC + high)
     levels.copy_(_scratch.integers[: len(values)])
 
 
@@ -131,7 +138,7 @@ def add_levels(
     for a, b, made in _pieces(left, right, levels):
         values = _to_values(a, left_quantizer, _scratch.floats[: len(a)])
         values.add_(_to_values(b, right_quantizer, _scratch.others[: len(a)]))
-        _to_levels(clipped(values, clip), end, made)
+        _to_levels(values, end, made, clip)
     return levels
 
 

@@ -180,9 +180,7 @@ def _clip_floats(clip: Clip) -> MoveFloats:
 
 def _clip_levels(clip: Clip) -> MoveLevels:
     def move(tensors: list[Tensor], quantizer: Quantizer) -> Tensor:
-        low = 0 if clip.low is None else quantizer.level_of(clip.low)
-        high = quantizer.highest if clip.high is None else quantizer.level_of(clip.high)
-        return tensors[0].clamp(low, high)
+        return tensors[0].clamp(*quantizer.bounds(clip))
 
     return move
 
