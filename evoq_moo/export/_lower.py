@@ -14,9 +14,9 @@ from evoq_moo.export._exact import EXACT
 from evoq_moo.export._packing import FLOAT, bits_of, container_of, plane_weights, to_planes
 from evoq_moo.export._products import LayerPlan, array_of, bias_of, exact_product, guarded_product
 from evoq_moo.export._shipment import Shipment
-from evoq_moo.export._template import BIAS, DOMAIN, OPSET, WEIGHT, Template, require_onnx
+from evoq_moo.export._template import BIAS, DOMAIN, OPSET, RESULT, WEIGHT, Template, require_onnx
 from evoq_moo.files import package_versions
-from evoq_moo.quantizer import activation_range, arithmetic
+from evoq_moo.quantizer import ResultParameters, activation_range, arithmetic
 
 FORMAT_VERSION = "2"
 PREFIX = "evoq_moo."
@@ -57,9 +57,7 @@ def lower(
     opset = OPSET if opset is None else opset
     if opset not in (OPSET, TWO_BIT_OPSET) or opset > onnx.defs.onnx_opset_version():
         raise ArgumentError(f"opset: given {opset!r}; allowed: {OPSET}, or {TWO_BIT_OPSET} where onnx has it")
-    biases = tuple(p.bias is not None for p in shipment.layers)
-    if template.layers != shipment.policy.layers or template.biases != biases:
-        raise ArgumentError("template: is of another network")
+    _check_template(shipment, template)
     model = onnx.ModelProto.FromString(template.model)
     build = Build(two_bit_types=opset >= TWO_BIT_OPSET)
     containers = containers_of(shipment, packed=packed, opset=opset)
@@ -68,8 +66,13 @@ def lower(
         for p, layer, container in zip(shipment.layers, shipment.products, containers, strict=True)
     ]
     outputs = {value.name for value in model.graph.output}
+    results = {p.name: p for p in shipment.results}
     weights: dict[str, LayerPlan] = {}
     for node in model.graph.node:
+        if node.op_type == RESULT and node.domain == DOMAIN:
+            build.layer = ""
+            _result(build, node, results.get(template.results[node.attribute[0].i]), form, node.output[0] in outputs)
+            continue
         if node.domain == DOMAIN:
             plan = plans[node.attribute[0].i]
             build.layer = plan.p.name if named else ""
@@ -111,6 +114,13 @@ def lower(
     return made
 
 
+def _check_template(shipment: Shipment, template: Template) -> None:
+    biases = tuple(p.bias is not None for p in shipment.layers)
+    known = {p.name for p in shipment.results} <= set(template.results)
+    if template.layers != shipment.policy.layers or template.biases != biases or not known:
+        raise ArgumentError("template: is of another network")
+
+
 def containers_of(shipment: Shipment, *, packed: bool, opset: int) -> tuple[str, ...]:
     """Return the container of each layer's weights.
 
@@ -146,6 +156,23 @@ def _replace(build: Build, node: Any, plan: LayerPlan, *, is_output: bool) -> st
         build.node("Identity", [result], node.output[0])
     build.names[node.output[0]] = result
     return result
+
+
+def _result(build: Build, node: Any, p: ResultParameters | None, form: str, is_output: bool) -> None:
+    """Add the quantization of a result; nothing where the policy leaves it float."""
+    result = build.names.get(node.input[0], node.input[0])
+    if p is not None:
+        name = f"{p.name}.result"
+        scale = build.value(f"{name}_scale", np.array(np.float32(p.scale)))
+        zero = build.value(f"{name}_zero_point", np.array(p.zero_point, dtype=np.uint8))
+        exact = form == EXACT
+        step = build.unit() if exact else scale
+        x = build.node("Mul", [result, build.node("Reciprocal", [scale])]) if exact else result
+        result = build.node("DequantizeLinear", [build.node("QuantizeLinear", [x, step, zero]), step, zero])
+        result = build.node("Mul", [result, scale]) if exact else result
+    if is_output:
+        build.node("Identity", [result], node.output[0])
+    build.names[node.output[0]] = result
 
 
 def _input(build: Build, plan: LayerPlan, source: str) -> str:

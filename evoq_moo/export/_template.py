@@ -1,8 +1,8 @@
 """A float network's graph in ONNX, with marks where its quantizable layers take their input, weight and bias.
 
-`torch.onnx` (its exporter on `torch.export`) writes the graph; it knows torch's operators, we only mark the layers. A
-mark is a node of our own domain, which :mod:`evoq_moo.export._lower` replaces by what a policy asks for. One template
-serves every policy of a network.
+Results between layers that some policy quantizes are marked as well. `torch.onnx` (its exporter on `torch.export`)
+writes the graph; it knows torch's operators, we only mark the layers. A mark is a node of our own domain, which
+:mod:`evoq_moo.export._lower` replaces by what a policy asks for. One template serves every policy of a network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from evoq_moo.difference import skeleton
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
 from evoq_moo.export._whole import replaced
-from evoq_moo.graph import Product, Samples, arguments, leaves, quiet, torch_layout, torch_product
+from evoq_moo.graph import Product, ResultPlaces, Samples, arguments, leaves, quiet, torch_layout, torch_product
 
 DOMAIN = "evoq_moo"
-INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
+INPUT, WEIGHT, BIAS, RESULT = "LayerInput", "LayerWeight", "LayerBias", "Result"
 OPSET = 21
 """The first opset with 4-bit types; the graph around the layers is written in it."""
 
@@ -32,11 +32,13 @@ class Template:
         model: A serialized ONNX model; the values of marked weights and biases are left out.
         layers: Names of the layers that its marks count.
         biases: For each of them, whether its bias is marked.
+        results: Names of the results that its other marks count: all that any policy may quantize.
     """
 
     model: bytes
     layers: tuple[str, ...]
     biases: tuple[bool, ...]
+    results: tuple[str, ...]
 
 
 def require_onnx() -> Any:
@@ -70,10 +72,25 @@ class _MarkedLayer(Product):
         return torch_product(x, weight, bias, self.geometry)
 
     def _mark(self, kind: str, x: Tensor) -> Tensor:
-        marked: Tensor = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{kind}", (x,), {"layer": self.index}, dtype=x.dtype, shape=x.shape, version=1
-        )
-        return marked
+        return _marked(kind, x, self.index)
+
+
+class _MarkedResult(nn.Module):
+    """What a result passes that some policy may quantize."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _marked(RESULT, x, self.index)
+
+
+def _marked(kind: str, x: Tensor, index: int) -> Tensor:
+    marked: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{kind}", (x,), {"index": index}, dtype=x.dtype, shape=x.shape, version=1
+    )
+    return marked
 
 
 def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int] | None = None) -> Template:
@@ -94,8 +111,13 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     x = sample_for(shipment, sample)
     check_network(shipment, x)
     args, kwargs = arguments(x)
+    results = ResultPlaces(shipment.graph.graph, linear=True).names
     whole = replaced(
-        shipment, lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias), tuple(kwargs), flat=True
+        shipment,
+        lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias),
+        {name: _MarkedResult(i) for i, name in enumerate(results)},
+        tuple(kwargs),
+        flat=True,
     )
     with torch.no_grad():
         names = _output_names(shipment.network(*args, **kwargs))
@@ -135,6 +157,7 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
         model=_without_marked_values(model),
         layers=tuple(p.name for p in shipment.layers),
         biases=tuple(p.bias is not None for p in shipment.layers),
+        results=results,
     )
 
 

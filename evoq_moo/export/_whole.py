@@ -1,7 +1,7 @@
 """A copy of a network with its layers replaced, and the maps of its heads behind it: what every exporter traces."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class Whole(nn.Module):
 def replaced(
     shipment: Shipment,
     replacement: Callable[[Product, int], Product],
+    results: Mapping[str, nn.Module],
     names: Sequence[str] = (),
     *,
     flat: bool = False,
@@ -74,6 +75,7 @@ def replaced(
     Args:
         shipment: The network.
         replacement: Makes what takes the place of a layer, from the layer and its index.
+        results: What some results pass, by name.
         names: As :class:`Whole` has it.
         flat: Likewise.
     """
@@ -81,4 +83,5 @@ def replaced(
     for i, (p, layer) in enumerate(zip(shipment.layers, network.products, strict=True)):
         if isinstance(layer, Product):
             network.replace(p.name, replacement(layer, i))
+    network.place_results(results)
     return Whole(network, shipment.maps, names, flat=flat).eval()

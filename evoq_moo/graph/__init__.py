@@ -24,8 +24,9 @@ from evoq_moo.graph.ops import NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, at
 from evoq_moo.graph.preparation import capture_network, prepare
 from evoq_moo.graph.prepared import Prepared
 from evoq_moo.graph.products import Product, per_channel, product, torch_layout, torch_product
+from evoq_moo.graph.results import RESULT_BITS, Grid, ResultPlaces, has_stream, is_sum
 from evoq_moo.graph.silence import quiet
-from evoq_moo.graph.stages import LayerWeights, Stage, StagedNetwork
+from evoq_moo.graph.stages import LayerWeights, Passed, Stage, StagedNetwork
 from evoq_moo.graph.truths import (
     LARGEST_ERROR,
     changes_its_input,
@@ -42,17 +43,21 @@ __all__ = [
     "LARGEST_ERROR",
     "NO_CLIP",
     "RELU",
+    "RESULT_BITS",
     "Clip",
     "Const",
     "Geometry",
     "GraphNetwork",
+    "Grid",
     "LayerCall",
     "LayerWeights",
     "NetworkGraph",
     "Op",
+    "Passed",
     "Prepared",
     "Product",
     "Ref",
+    "ResultPlaces",
     "Samples",
     "SizedGraph",
     "Stage",
@@ -76,6 +81,8 @@ __all__ = [
     "first_apart",
     "first_nonfinite",
     "float_outputs",
+    "has_stream",
+    "is_sum",
     "join",
     "kind_of",
     "leaves",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo.difference import Rebuild
+from evoq_moo.errors import NetworkError
 from evoq_moo.graph.capture import at_size
 from evoq_moo.graph.inputs import Samples, leaves
 from evoq_moo.graph.ops import NO_CLIP, Clip, Const, Geometry, Op, Ref, clip_of
@@ -17,6 +18,7 @@ from evoq_moo.graph.products import Product
 
 CARRIED = ("preprocess", "decoder", "class_names")
 """What networks say of themselves and of what their output means."""
+_RESULTS = "_results"
 LayerCall = Callable[[Op, Tensor], Tensor]
 """Computes one layer's call on its input."""
 Values = dict[str, Any]
@@ -201,7 +203,7 @@ class GraphNetwork(nn.Module):
     @property
     def constants(self) -> dict[str, Tensor]:
         """What operations other than layers read, by name."""
-        return {name.replace("/", "."): value for name, value in self._constants._buffers.items() if value is not None}
+        return {_name(key): value for key, value in self._constants._buffers.items() if value is not None}
 
     @property
     def products(self) -> tuple[nn.Module, ...]:
@@ -216,6 +218,31 @@ class GraphNetwork(nn.Module):
         parent._modules[last] = layer
         for child, held in old._modules.items() if old is not None else ():
             layer._modules.setdefault(child, held)
+
+    @property
+    def results(self) -> dict[str, nn.Module]:
+        """What results pass as soon as they are computed, by the name of the result."""
+        held = self._modules.get(_RESULTS)
+        return {} if held is None else {_name(key): m for key, m in held._modules.items() if m is not None}
+
+    def place_results(self, modules: Mapping[str, nn.Module]) -> None:
+        """Let results pass modules as soon as they are computed, in the place of those that did.
+
+        Args:
+            modules: By the name of the result; none takes all away.
+
+        Raises:
+            NetworkError: The graph has no such result.
+        """
+        unknown = sorted(modules.keys() - {op.name for op in self._graph.ops})
+        if unknown:
+            raise NetworkError(f"results: given {unknown[:3]}; the network has no such results")
+        self._modules.pop(_RESULTS, None)
+        if modules:
+            held = nn.Module()
+            for name, module in modules.items():
+                held.add_module(_buffer_name(name), module)
+            self._modules[_RESULTS] = held
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the network on samples, as the given network takes them."""
@@ -245,12 +272,14 @@ class GraphNetwork(nn.Module):
 
     def _run(self, inputs: Sequence[Tensor], keep: Callable[[Op, Any], None] | None = None) -> list[Tensor]:
         values: Values = dict(zip(self._graph.inputs, inputs, strict=True))
-        products, constants = self.products, self.constants
+        products, constants, results = self.products, self.constants, self.results
         for op, dead in zip(self._graph.ops, self._graph.dead, strict=True):
             if op.layer is not None:
                 values[op.name] = products[op.layer](values[op.inputs[0]])
             else:
                 values[op.name] = op.compute(values, constants)
+            if op.name in results:
+                values[op.name] = results[op.name](values[op.name])
             if keep is not None:
                 keep(op, values[op.name])
             for name in dead:
@@ -267,6 +296,10 @@ def output_leaves(
 
 def _buffer_name(name: str) -> str:
     return name.replace(".", "/")
+
+
+def _name(key: str) -> str:
+    return key.replace("/", ".")
 
 
 def graph_network(lowered: Lowered, network: nn.Module) -> GraphNetwork:

@@ -1,7 +1,7 @@
 """The quantized network: what a policy makes of a given network, evaluated, applied and identified."""
 
 from evoq_moo.network.evaluated import DerivedNetwork, EvaluatedNetwork
-from evoq_moo.network.network import Evaluation, QuantizedModule, QuantizedNetwork
+from evoq_moo.network.network import Evaluation, QuantizedModule, QuantizedNetwork, ResultsName
 from evoq_moo.network.subset import SampleSubset
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "Evaluation",
     "QuantizedModule",
     "QuantizedNetwork",
+    "ResultsName",
     "SampleSubset",
 ]

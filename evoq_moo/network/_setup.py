@@ -1,7 +1,9 @@
 """Set-up of a quantized network: float outputs and clipping ranges."""
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,50 @@ from torch import Tensor, nn
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import NonFiniteError
-from evoq_moo.graph import Samples, digest, first_nonfinite, observed, run, weight_of
+from evoq_moo.graph import GraphNetwork, Samples, bias_of, digest, first_nonfinite, observed, run, weight_of
 from evoq_moo.progress import track
-from evoq_moo.quantizer import ActivationHistogram, LayerRanges, activation_range_of, weight_scales
+from evoq_moo.quantizer import (
+    ActivationHistogram,
+    ActivationRange,
+    LayerRanges,
+    activation_range_of,
+    layer_weight_scales,
+    result_range,
+)
 from evoq_moo.space import QUANTIZED_BITS
+
+
+class _Extremes(nn.Module):
+    """Keeps the extremes of a result, zero among them, and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowest = self.highest = 0.0
+        self._lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = (bound.item() for bound in torch.aminmax(x))
+        with self._lock:
+            self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
+        return x
+
+
+@contextmanager
+def result_ranges(network: GraphNetwork, names: Sequence[str]) -> Iterator[dict[str, ActivationRange]]:
+    """Give a mapping that holds the ranges of some results once the network has run on the samples.
+
+    Args:
+        network: The float network.
+        names: Of the results.
+    """
+    seen = {name: _Extremes() for name in names}
+    ranges: dict[str, ActivationRange] = {}
+    network.place_results(seen)
+    try:
+        yield ranges
+    finally:
+        network.place_results({})
+    ranges.update({name: result_range(found.lowest, found.highest) for name, found in seen.items()})
 
 
 def check_finite(heads: Sequence[Tensor], network: nn.Module, batches: Sequence[Samples], what: str) -> None:
@@ -67,10 +109,12 @@ def tabulate(
             pool.map(observe, batches)
 
         def ranges_of(name: str) -> LayerRanges:
-            rows = weight_of(modules[name]).flatten(1)
+            rows, bias = weight_of(modules[name]).flatten(1), bias_of(modules[name])
+            activation = {b: activation_range_of(histograms[name], b) for b in QUANTIZED_BITS}
+            finest = min(found.scale for found in activation.values())
             found = LayerRanges(
-                weight_scales={b: weight_scales(rows, b) for b in QUANTIZED_BITS},
-                activation={b: activation_range_of(histograms[name], b) for b in QUANTIZED_BITS},
+                weight_scales={b: layer_weight_scales(rows, bias, finest, b) for b in QUANTIZED_BITS},
+                activation=activation,
             )
             bar.advance()
             return found

@@ -8,6 +8,11 @@ Weights are symmetric, per output channel, signed `b`-bit integers; activations 
 in float32, rounding half to even and multiplying by the float32 reciprocal of the scale, as `torch.ao`'s fake-quantize
 kernels do. A layer computes `conv((qx - zx) * sx, qw * sw) + bias`, and everything between layers is float32.
 
+Two more roundings are those of integer runtimes, so that what is searched is what runs. The bias of a layer with both
+sides quantized is an int32 multiple of `sx * sw * 2^-k`, `k = max(0, 7 - weight bits)`: levels of fewer than 7 bits are
+shifted left to 7 there, which is exact and gives the bias a finer step. And results that something else than quantized
+layers reads have 8 bits (:mod:`evoq_moo.quantizer.results`).
+
 Our choice (the abstract does not fix it): signed weights use the full range, -2^(b-1) .. 2^(b-1) - 1.
 """
 
@@ -16,8 +21,12 @@ from torch import Tensor
 
 from evoq_moo.graph import per_channel
 
-VERSION = 1
+VERSION = 2
 """Changes whenever a result could change: it is part of every evaluation's fingerprint."""
+SHIFTED_BITS = 7
+"""Weights of fewer bits are shifted left to so many in integer runtimes, their scales divided by as much."""
+LARGEST_BIAS = 2**30
+"""Largest level of a bias: with as much again of products, sums stay within int32."""
 
 
 def weight_range(bits: int) -> tuple[int, int]:
@@ -43,7 +52,7 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, lowest: int, hi
     return x.mul(scale.reciprocal()).round_().add_(zero_point).clamp_(lowest, highest)
 
 
-def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tensor:
+def dequantize(levels: Tensor, scale: Tensor | float, zero_point: Tensor | int) -> Tensor:
     """Return the float32 values of integer levels: `(levels - zero_point) * scale`."""
     return levels.sub(zero_point).mul_(scale)
 
@@ -89,3 +98,40 @@ def centered_levels(x: Tensor, scale: float, zero_point: int, bits: int) -> Tens
 def fake_quantize_activation(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
     """Return float32 activations moved to their levels; arguments as :func:`centered_levels`."""
     return centered_levels(x, scale, zero_point, bits).mul_(scale)
+
+
+def bias_scales(weight_scales: Tensor, activation_scale: float, weight_bits: int) -> Tensor:
+    """Return the step of each output channel's bias, float32 `(out,)`.
+
+    Args:
+        weight_scales: Float32 step of each output channel's weights, `(out,)`.
+        activation_scale: Step of the layer's input (float32 value).
+        weight_bits: Bit-width of the weights, 2..8 (bits).
+    """
+    return weight_scales * 2.0 ** -max(0, SHIFTED_BITS - weight_bits) * activation_scale
+
+
+def bias_levels(bias: Tensor, scales: Tensor) -> Tensor:
+    """Return the int32 levels of a bias `(out,)` on the steps that :func:`bias_scales` gives."""
+    return (bias.double() / scales.double()).round_().clamp_(-LARGEST_BIAS, LARGEST_BIAS).to(torch.int32)
+
+
+def quantize_bias(bias: Tensor, scales: Tensor) -> Tensor:
+    """Return a float32 bias moved to its levels; arguments as :func:`bias_levels`."""
+    return (bias_levels(bias, scales) * scales.double()).float()
+
+
+def least_weight_scales(bias: Tensor, activation_scale: float, weight_bits: int) -> Tensor:
+    """Return the least step of each output channel's weights with which its bias fits, float32 `(out,)`.
+
+    A channel of tiny weights can have a large bias (BatchNorm folded into a channel that never varies). onnxruntime
+    raises such weight scales as well (`adjust_weight_scale_for_int32_bias` of its static quantization).
+
+    Args:
+        bias: Float32 `(out,)`.
+        activation_scale: Step of the layer's input.
+        weight_bits: Bit-width of the weights, 2..8 (bits).
+    """
+    unit = bias_scales(torch.ones_like(bias), activation_scale, weight_bits).double()
+    least = (bias.double().abs() / unit / LARGEST_BIAS).float()
+    return torch.where(bias != 0, least.clamp_min(torch.finfo(torch.float32).tiny), 0.0)

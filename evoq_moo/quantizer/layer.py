@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evoq_moo.graph import bias_of, set_weight, weight_of
+from evoq_moo.errors import NetworkError
+from evoq_moo.graph import GraphNetwork, bias_of, set_weight, weight_of
 from evoq_moo.quantizer.parameters import LayerParameters
+from evoq_moo.quantizer.results import ResultParameters, ResultQuantizer
 
 
 class _InputQuantizer:
@@ -56,15 +58,35 @@ class QuantizedLayer:
             self.module.register_parameter("bias", parameter)
 
 
-def quantized_copy(network: nn.Module, layers: Sequence[LayerParameters]) -> nn.Module:
+def quantize_results(network: nn.Module, results: Sequence[ResultParameters]) -> None:
+    """Let some results of a network be quantized as soon as they are computed, and no others.
+
+    Args:
+        network: The network, changed in place.
+        results: How they are quantized.
+
+    Raises:
+        NetworkError: The network was not captured, or has no such results.
+    """
+    if isinstance(network, GraphNetwork):
+        network.place_results({p.name: ResultQuantizer(p) for p in results})
+    elif results:
+        raise NetworkError("results: given some of a network that was not captured as a graph; it has none")
+
+
+def quantized_copy(
+    network: nn.Module, layers: Sequence[LayerParameters], results: Sequence[ResultParameters] = ()
+) -> nn.Module:
     """Return a copy of a float network that computes with given parameters.
 
     Args:
         network: The network.
         layers: The parameters of some of its layers.
+        results: How some of its results are quantized.
     """
     copied = copy.deepcopy(network)
     modules = dict(copied.named_modules())
     for parameters in layers:
         QuantizedLayer(modules[parameters.name]).set(parameters)
+    quantize_results(copied, results)
     return copied

@@ -8,9 +8,20 @@ from torch import Tensor
 
 from evoq_moo.errors import ArgumentError
 from evoq_moo.graph import per_channel
-from evoq_moo.quantizer.arithmetic import fake_quantize_activation, weight_levels, weight_values
+from evoq_moo.quantizer.arithmetic import (
+    bias_levels,
+    bias_scales,
+    fake_quantize_activation,
+    least_weight_scales,
+    quantize_bias,
+    weight_levels,
+    weight_values,
+)
 from evoq_moo.quantizer.ranges import LayerRanges
 from evoq_moo.space import LayerInfo
+
+SPARE_BIAS = 2**12
+"""A channel without weights gets a scale with which its bias has 2^18 levels at least: no product needs the scale."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +31,10 @@ class LayerParameters:
     The layer computes `y = product((qx - zx) * sx, levels * weight_scales) + bias`, with `qx` the unsigned levels of
     its input. A side at 16 or 32 bits is not quantized: `weight` then holds float32 weights, or the activation's
     scale and zero point are None.
+
+    Where both sides are quantized the bias is moved to its levels, whoever makes the parameters: see
+    :func:`evoq_moo.quantizer.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight
+    scale, and its weights the nearest levels of that.
 
     Attributes:
         name: The layer's name.
@@ -44,6 +59,40 @@ class LayerParameters:
     bias: Tensor | None
     activation_scale: float | None
     activation_zero_point: int | None
+
+    def __post_init__(self) -> None:
+        if self.weight_levels is None or self.weight_scales is None or self.bias is None:
+            return
+        if self.activation_scale is None or self.weight_levels.dim() == 0:
+            return
+        scales, levels = self.weight_scales, self.weight_levels
+        least = least_weight_scales(self.bias, self.activation_scale, self.weight_bits)
+        empty = (levels.flatten(1) == 0).all(dim=1) & (least > 0)
+        fitting = torch.where(empty, scales.minimum(least * SPARE_BIAS), scales).maximum(least)
+        if not torch.equal(fitting, scales):
+            values = weight_values(levels, scales)
+            object.__setattr__(self, "weight_levels", weight_levels(values, fitting, self.weight_bits).to(torch.int8))
+            object.__setattr__(self, "weight_scales", fitting)
+        steps = bias_scales(fitting, self.activation_scale, self.weight_bits)
+        object.__setattr__(self, "bias", quantize_bias(self.bias, steps))
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether both sides are quantized, so that the layer is a product of integers."""
+        return self.quantized_weight and self.quantized_activation
+
+    @property
+    def bias_scales(self) -> Tensor | None:
+        """Float32 step of each output channel's bias, `(out,)`; None unless both sides are quantized."""
+        if self.weight_scales is None or self.activation_scale is None:
+            return None
+        return bias_scales(self.weight_scales, self.activation_scale, self.weight_bits)
+
+    @property
+    def bias_levels(self) -> Tensor | None:
+        """Int32 levels of the bias, `(out,)`; None unless there is one and both sides are quantized."""
+        steps = self.bias_scales
+        return None if steps is None or self.bias is None else bias_levels(self.bias, steps)
 
     @property
     def quantized_weight(self) -> bool:

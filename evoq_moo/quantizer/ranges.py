@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evoq_moo.quantizer.arithmetic import activation_range, weight_range
+from evoq_moo.graph import RESULT_BITS
+from evoq_moo.quantizer.arithmetic import activation_range, least_weight_scales, weight_range
 
 HISTOGRAM_BINS = 4096
 _WEIGHT_RATIOS = torch.linspace(0.1, 1.05, 20)
@@ -130,6 +131,26 @@ def weight_scales(rows: Tensor, bits: int) -> Tensor:
     return torch.where(largest > 0, (best * unit).clamp_min(_SMALLEST_STEP), 1).flatten()
 
 
+def layer_weight_scales(rows: Tensor, bias: Tensor | None, activation_scale: float, bits: int) -> Tensor:
+    """Return the step of each output channel of a layer: that of :func:`weight_scales`, with which its bias fits.
+
+    Args:
+        rows: Float32 weights `(channels, weights of that channel)`.
+        bias: Float32 `(channels,)` or None.
+        activation_scale: The finest step of the layer's input at any bit-width.
+        bits: Bit-width of the weights, 2..8 (bits).
+
+    Returns:
+        Float32 `(channels,)`, positive. A channel of zeros gets the step that suits its bias best.
+    """
+    scales = weight_scales(rows, bits)
+    if bias is None:
+        return scales
+    least = least_weight_scales(bias, activation_scale, bits)
+    empty = (rows == 0).all(dim=1) & (least > 0)
+    return torch.where(empty, least, scales.maximum(least))
+
+
 def activation_range_of(histogram: ActivationHistogram, bits: int) -> ActivationRange:
     """Return the range of an activation that minimizes the squared error of its histogram.
 
@@ -162,6 +183,22 @@ def activation_range_of(histogram: ActivationHistogram, bits: int) -> Activation
         low_ratios = torch.unique((best[3] + fine).clamp(1e-3, 1)) if low < 0 else low_ratios
         high_ratios = torch.unique((best[4] + fine).clamp(1e-3, 1)) if high > 0 else high_ratios
     return ActivationRange(best[1], best[2])
+
+
+def result_range(lowest: float, highest: float) -> ActivationRange:
+    """Return the range of 8 bits that holds all values seen of a result, and zero.
+
+    Nothing is clipped: a result is read as it is, by sums and as the network's output.
+
+    Args:
+        lowest: Smallest value seen, at most 0.
+        highest: Largest value seen, at least 0.
+    """
+    levels = activation_range(RESULT_BITS)[1]
+    if highest == lowest:
+        return ActivationRange(1.0, 0)
+    scale = torch.tensor(max((highest - lowest) / levels, _SMALLEST_STEP), dtype=torch.float32).item()
+    return ActivationRange(scale, min(max(round(-lowest / scale), 0), levels))
 
 
 def _squared_errors(values: Tensor, counts: Tensor, scale: Tensor, zero_point: Tensor, highest: int) -> Tensor:

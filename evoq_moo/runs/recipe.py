@@ -27,7 +27,7 @@ from evoq_moo.files import (
     write_atomically,
 )
 from evoq_moo.images import Preprocess
-from evoq_moo.network import QuantizedNetwork
+from evoq_moo.network import QuantizedNetwork, ResultsName
 from evoq_moo.samples import CHOOSERS, RANDOM, SYNTHETIC, cached_samples, load_samples
 from evoq_moo.zoo import is_name
 
@@ -55,6 +55,7 @@ class Recipe:
         pinned: ``"ends"``, ``"none"``, or names of layers.
         tied: Whether one gene sets both bit-widths of a layer.
         difference: Name of the difference; ``"auto"`` (of a zoo's network resolved at once): what fits the task.
+        results: Which results between layers have 8 bits: ``"auto"``, ``"float"`` or ``"int8"``.
         engine: ``"auto"``, ``"reference"`` or ``"integer"``.
         classes: Of a zoo's detector, background among them; None for the entry's number.
         read_from: The file it was read from, where nobody has said that the file is trusted. Such a recipe runs no
@@ -75,6 +76,7 @@ class Recipe:
     pinned: str | tuple[Text, ...] = "ends"
     tied: bool = False
     difference: str = "auto"
+    results: ResultsName = "auto"
     engine: EngineName = "auto"
     classes: Few | None = None
     read_from: str | None = field(default=None, compare=False, repr=False)
@@ -184,6 +186,7 @@ class Recipe:
             pinned=self.pinned,
             tied=self.tied,
             difference=self.difference,
+            results=self.results,
             engine=self.engine,
             threads=threads,
             progress=progress,

@@ -17,16 +17,16 @@ from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
 from evoq_moo.engines import integer_supported
 from evoq_moo.engines._captured import samples_per_batch
-from evoq_moo.engines._layers import WeightCache
-from evoq_moo.engines._lower import Layer
+from evoq_moo.engines._layers import BoundNetwork, WeightCache
+from evoq_moo.engines._lower import Add, Layer
 from evoq_moo.engines._steps import FLOAT
 from evoq_moo.engines.integer import IntegerEngine
 from evoq_moo.engines.reference import ReferenceEngine
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError
 from evoq_moo.graph import NO_CLIP, Clip, Geometry, own_copy, per_channel, product
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.network._setup import tabulate
-from evoq_moo.quantizer import activation_range, weight_levels, weight_range
+from evoq_moo.network._setup import result_ranges, tabulate
+from evoq_moo.quantizer import FLOAT_RESULTS, ResultRanges, activation_range, weight_levels, weight_range
 from evoq_moo.quantizer.arithmetic import quantize
 
 pytestmark = pytest.mark.skipif(not integer_supported()[0], reason=f"integer engine: {integer_supported()[1]}")
@@ -36,11 +36,21 @@ BITS = st.integers(2, 8)
 PAIRS = st.tuples(BITS, BITS).filter(lambda pair: kernels.products_fit(*pair))
 
 
+class Ranges(dict):
+    """Ranges of layers by name, and those of results."""
+
+    results = FLOAT_RESULTS
+
+
 def prepare(network, samples):
     with torch.no_grad():
         prepared = graph.prepare(own_copy(network)[0], samples)
         names = [layer.name for layer in prepared.layers]
-        _, ranges = tabulate(prepared.network, samples.split(4), names, POOL, progress=False)
+        places = graph.ResultPlaces(prepared.graph)
+        with result_ranges(prepared.network, places.names) as results:
+            _, found = tabulate(prepared.network, samples.split(4), names, POOL, progress=False)
+    ranges = Ranges(found)
+    ranges.results = ResultRanges(places, results, "")
     return prepared, ranges
 
 
@@ -50,9 +60,29 @@ def engine_of(prepared, samples, ranges, batch_size=None, pool=POOL):
         samples=samples,
         layers=prepared.layers,
         ranges=ranges,
+        results=ranges.results,
         batch_size=batch_size,
         pool=pool,
     )
+
+
+def moved_bias(bias, scales, step, bits):
+    """Return a bias moved to multiples of input step x weight step x 2^-k, float64."""
+    steps = scales.double() * step / 2 ** max(0, 7 - bits)
+    return (bias.double() / steps).round() * steps
+
+
+class Levels(nn.Module):
+    """Moves values to levels in float64."""
+
+    def __init__(self, grid):
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, x):
+        scale, zero, bits = self.grid
+        scale = torch.tensor(scale, dtype=torch.float64)
+        return (quantize(x, scale, zero, *activation_range(bits)) - zero) * scale
 
 
 class Exact:
@@ -62,10 +92,12 @@ class Exact:
         self.samples = samples.double()
         self._network = prepared.network
         self._ranges = [ranges[layer.name] for layer in prepared.layers]
+        self._results = ranges.results
 
     def network(self, bits):
         """Return the network under bit-widths `(layers, 2)`."""
         network = copy.deepcopy(self._network).double()
+        network.place_results(self._quantizers(bits))
         for layer, ranges, (weight_bits, activation_bits) in zip(
             network.products, self._ranges, bits.tolist(), strict=True
         ):
@@ -74,6 +106,9 @@ class Exact:
                 layer.weight.copy_(quantize(layer.weight, scale, 0, *weight_range(weight_bits)) * scale)
             if activation_bits in ranges.activation:
                 found = ranges.activation[activation_bits]
+                if layer.bias is not None and weight_bits in ranges.weight_scales:
+                    scales = ranges.weight_scales[weight_bits]
+                    layer.bias.copy_(moved_bias(layer.bias, scales, found.scale, weight_bits))
                 scale, bounds = torch.tensor(found.scale, dtype=torch.float64), activation_range(activation_bits)
 
                 def hook(_module, args, scale=scale, zero=found.zero_point, bounds=bounds):
@@ -81,6 +116,13 @@ class Exact:
 
                 layer.register_forward_pre_hook(hook)
         return network
+
+    def _quantizers(self, bits):
+        """Return what moves results to their levels."""
+        ranges = list(zip(self._ranges, bits.tolist(), strict=True))
+        integer = [w in r.weight_scales and a in r.activation for r, (w, a) in ranges]
+        inputs = [r.activation.get(a) and graph.Grid(*vars(r.activation[a]).values(), a) for r, (_, a) in ranges]
+        return {name: Levels(grid) for name, grid in self._results.grids(inputs, integer).items()}
 
     def heads(self, bits):
         """Return the heads under bit-widths `(layers, 2)`, float64."""
@@ -149,7 +191,7 @@ def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, see
     runner = engine._runner
     bound = [layer.bind(*pair) for layer, pair in zip(engine._layers, bits.tolist(), strict=True)]
     plan = runner._sized.plan((True, True), keep=True)
-    frame = plan.run_keeping(runner._sized.batches[0], bound)
+    frame = plan.run_keeping(runner._sized.batches[0], BoundNetwork(bound))
     levels = [value for (_, want), value in frame.results.items() if want == 1]
     assert len(levels) == 1
     assert levels[0].dtype == torch.uint8
@@ -211,17 +253,19 @@ def assert_levels_are_those_of_float64(engine, bits):
     runner = engine._runner
     layers = engine._layers
     bound = [layer.bind(*pair) for layer, pair in zip(layers, bits.tolist(), strict=True)]
-    plan = runner._sized.plan(runner._integer(bits), keep=True)
-    frame = POOL.run(lambda: plan.run_keeping(runner._sized.batches[0], bound))
+    results = runner._grids(bits)
+    plan = runner._sized.plan(runner._integer(bits), results, keep=True)
+    network = BoundNetwork(bound, tuple(results.values()))
+    frame = POOL.run(lambda: plan.run_keeping(runner._sized.batches[0], network))
     checked = 0
-    for op in runner._sized.program.ops:
+    for op in plan.program.ops:
         if not isinstance(op, Layer) or bound[op.index].packed is None:
             continue
         layer, source = layers[op.index], bound[op.index].quantizer
         b = int(bits[op.index, 0])
         scales = layer._ranges.weight_scales[b]
         weight, scale = weight_levels(layer.weight, scales, b), per_channel(scales, layer.weight)
-        bias = None if layer.bias is None else layer.bias.double()
+        bias = None if layer.bias is None else moved_bias(layer.bias, scales, source.scale, b)
         x = (frame.results[op.inputs[0], op.index].double() - source.zero_point) * source.scale
         exact = POOL.run(
             lambda x=x, op=op, w=weight, s=scale, b=bias: product(x, w.double() * s.double(), b, op.geometry)
@@ -233,7 +277,7 @@ def assert_levels_are_those_of_float64(engine, bits):
             if want == FLOAT:
                 assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
                 continue
-            q = bound[want].quantizer
+            q = frame.quantizer(want)
             step = frame.results[name, FLOAT].double() if (name, FLOAT) in frame.results else exact
             step = step / q.scale
             certain = (step - step.floor() - 0.5).abs() > 1e-4
@@ -764,3 +808,78 @@ def test_weights_are_kept_within_their_bound():
     for key in [0, 1, 0, 2, 0, 1]:
         cache.get((key, 8, False), lambda key=key: weight(key))
     assert made == [0, 1, 2, 1]
+
+
+# --- results on levels ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [NO_CLIP, Clip(0.0, None), Clip(0.0, 1.5), Clip(-0.3, 0.6)])
+@pytest.mark.parametrize("end", [kernels.Quantizer(0.0271, 13, 8), kernels.Quantizer(0.31, 3, 4)])
+def test_sums_of_levels_are_those_of_their_values(clip, end):
+    generator = torch.Generator().manual_seed(9)
+    a, b = (torch.randint(256, (3, 70, 40, 40), generator=generator, dtype=torch.uint8) for _ in range(2))
+    left, right = kernels.Quantizer(0.0213, 117, 8), kernels.Quantizer(0.0131, 0, 8)
+    values = (a.double() - 117) * left.scale + (b.double() - 0) * right.scale
+    step = (values if clip == NO_CLIP else values.clamp(clip.low, clip.high)) / end.scale
+    certain = (step - step.floor() - 0.5).abs() > 1e-4
+    expected = (step.round() + end.zero_point).clamp(0, end.highest)
+    found = kernels.add_levels(a, left, b, right, clip, end)
+    assert torch.equal(found.double()[certain], expected[certain])
+    gaps = [torch.zeros(3, 70, 40, 80, dtype=torch.uint8)[..., ::2] for _ in range(2)]
+    for gap, x in zip(gaps, (a, b), strict=True):
+        gap.copy_(x)
+    assert torch.equal(kernels.add_levels(gaps[0], left, gaps[1], right, clip, end), found)
+    assert torch.equal(kernels.values_of(gaps[0], left), kernels.values_of(a, left))
+
+
+class Streams(nn.Module):
+    """A residual network whose sums others read, a join of two results, and a pool between."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+        self.join = nn.Conv2d(16, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        for conv in self.convs[:3]:
+            x = torch.relu(x + conv(x))
+        y = torch.max_pool2d(torch.cat([x, torch.sigmoid(self.convs[3](x))], 1), 2)
+        return self.head((self.join(y) + torch.max_pool2d(x, 2)).mean((2, 3)))
+
+
+def test_networks_of_quantized_results_agree_with_float64_and_the_reference():
+    torch.manual_seed(4)
+    samples = torch.randn(6, 3, 12, 12)
+    engine, network, ranges = assert_agrees(Streams().eval(), samples, seeds=range(6), tolerance=2e-2)
+    reference = ReferenceEngine(
+        network=copy.deepcopy(network.network),
+        samples=samples,
+        layers=network.layers,
+        ranges=ranges,
+        results=ranges.results,
+        batch_size=3,
+        pool=POOL,
+    )
+    for seed in range(6):
+        bits = np.random.default_rng(seed).choice([3, 4, 8, 8, 8, 32], (len(ranges), 2))
+        assert error(engine.heads(bits), reference.heads(bits)) < 2e-2, f"seed {seed}"
+        assert all(
+            torch.equal(a, b) for a, b in zip(next(iter(engine.scan(bits[None]))), engine.heads(bits), strict=True)
+        )
+    widest = np.full((len(ranges), 2), 8)
+    assert assert_levels_are_those_of_float64(engine, widest if kernels.has_dot_products() else widest - 1) == 7
+
+
+def test_sums_of_quantized_results_go_from_levels_to_levels():
+    network, ranges = prepare(Streams().eval(), torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1)))
+    engine = engine_of(network, torch.randn(4, 3, 12, 12), ranges)
+    bits = np.full((len(ranges), 2), 7)
+    sized = engine._runner._sized
+    plan = sized.plan(engine._runner._integer(bits), engine._runner._grids(bits))
+    sums = [op.name for op in plan.program.ops if isinstance(op, Add)]
+    floats = {name for step in plan.steps for name, want in step.writes if want == FLOAT}
+    assert len(sums) == 4
+    assert floats.isdisjoint(sums)
