@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -25,15 +24,14 @@ class _Observe(Protocol):
 
 @contextmanager
 def observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Iterator[None]:
-    lock = threading.Lock()
+    """Show the input of each call of some modules to a function, in whatever threads the network runs."""
     modules = dict(network.named_modules())
     handles = []
     for name in names:
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
             x = args[0] if args else kwargs["input"]
-            with lock:
-                observe(name, x)
+            observe(name, x)
 
         handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
     try:
@@ -78,6 +76,8 @@ def tabulate(
     Returns:
         The float heads, and the ranges of each layer by name.
 
+    Raises:
+        NonFiniteError: The input of a layer holds NaN or infinity.
     """
     modules = dict(network.named_modules())
     histograms = {name: ActivationHistogram() for name in names}
@@ -91,6 +91,11 @@ def tabulate(
         with observed(network, names, lambda name, x: histograms[name].observe_extremes(x)):
             parts = pool.map(observe, batches)
         heads = [torch.cat(head) for head in zip(*parts, strict=True)]
+        broken = next((name for name, histogram in histograms.items() if not histogram.finite), None)
+        if broken is not None:
+            raise NonFiniteError(
+                f"the float network computes NaN or infinity on the samples, first in the input of layer {broken!r}"
+            )
         with observed(network, names, lambda name, x: histograms[name].observe_counts(x)):
             pool.map(observe, batches)
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from evoq_moo.arithmetic import activation_range, weight_range
+from evoq_moo.errors import NonFiniteError
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.ranges import ActivationHistogram, activation_range_of, outlier_note, weight_scales
+from evoq_moo.ranges import HISTOGRAM_BINS, ActivationHistogram, activation_range_of, outlier_note, weight_scales
 
 
 def histogram_of(x):
@@ -198,3 +199,56 @@ def test_outliers_among_samples_are_named():
     assert outlier_note(torch.arange(2000).reshape(2, 1000)) is None
     assert outlier_note(torch.zeros(3, 4)) is None
     assert outlier_note(torch.randn(50, 3, 32, 32, generator=torch.Generator().manual_seed(1))) is None
+
+
+def test_an_infinite_input_of_a_layer_is_refused_by_its_name():
+    class Masked(nn.Module):
+        """Its second layer reads infinity where the output is finite."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.second(self.first(x) / 0).nan_to_num(0, 0, 0)
+
+    with pytest.raises(NonFiniteError, match="input of layer 'second'"):
+        QuantizedNetwork(Masked(), torch.rand(3, 4), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["relu", "signed", "steps", "zeros and ones", "tiny", "huge"])
+def test_counts_are_those_of_histc_and_the_shortlist_holds_the_best(kind):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, generator=generator)
+    x = {
+        "relu": x.relu(),
+        "signed": x,
+        "steps": (3 * x).round(),
+        "zeros and ones": (x > 0).float(),
+        "tiny": x * 1e-20,
+        "huge": x * 1e20,
+    }[kind]
+    histogram = histogram_of(x)
+    unit = {"tiny": 2.0**-64, "huge": 2.0**64}.get(kind, 1.0)
+    low, high = ((histogram._first + bins) * histogram.width / unit for bins in (-0.5, HISTOGRAM_BINS + 1.5))
+    expected = torch.histc(x * (1 / unit), HISTOGRAM_BINS + 2, low, high)
+    assert torch.equal(histogram.counts, expected.double())
+
+    values, counts = histogram.values_and_counts()
+    for bits in (2, 4, 8):
+        highest = activation_range(bits)[1]
+        scale = torch.linspace(0.05, 1, 200, dtype=torch.float64) * (histogram.highest - histogram.lowest) / highest
+        zero_point = (-histogram.lowest / scale).round().clamp(0, highest)
+        levels = ((values / scale[:, None]).round() + zero_point[:, None]).clamp(0, highest)
+        errors = ((levels - zero_point[:, None]) * scale[:, None] - values).square() @ counts
+        near = histogram.nearly_best(scale, zero_point, highest)
+        assert errors.argmin() in near
+        assert len(near) < 100 or kind == "zeros and ones"
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000), (300, 200), (1000, 9), (3, 1)])
+def test_weight_scales_of_many_channels_are_those_of_each(shape):
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = weight_scales(rows, 5)
+    some = range(0, len(rows), 97)
+    assert torch.equal(found[some], torch.cat([weight_scales(rows[i : i + 1], 5) for i in some]))
