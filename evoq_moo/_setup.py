@@ -108,8 +108,10 @@ def tabulate(
             bar.advance()
             return found
 
-        ranges = dict(zip(names, pool.map(ranges_of, names), strict=True))
-    return heads, ranges
+        # The largest first, so that no thread is left with one at the end.
+        order = sorted(names, key=lambda name: -weight_of(modules[name]).numel())
+        ranges = dict(zip(order, pool.map(ranges_of, order), strict=True))
+    return heads, {name: ranges[name] for name in names}
 
 
 def digest(*parts: bytes) -> str:
