@@ -28,11 +28,11 @@ from evoq_moo.front._pick import row_by_text
 from evoq_moo.front._table import front_table
 from evoq_moo.front.choosing import Choice
 from evoq_moo.front.point import FrontPoint
+from evoq_moo.indicators import logarithm
 from evoq_moo.problems import PolicyProblem, policy_problem
 from evoq_moo.space import FloatArray, Policy, SearchSpace
 
 FORMAT = "evoq-moo/front"
-_SMALLEST_DIFFERENCE = 1e-12
 
 
 class _PointData(Struct):
@@ -220,10 +220,7 @@ class ParetoFront:
         for objective, given in zip(self.objectives, values.T, strict=True):
             own, column = self.values(objective), given
             if objective == "difference" and (own >= 0).all():
-                own, column = (
-                    np.log10(np.maximum(own, _SMALLEST_DIFFERENCE)),
-                    np.log10(np.maximum(given, _SMALLEST_DIFFERENCE)),
-                )
+                own, column = logarithm(own), logarithm(given)
             low, spread = own.min(), own.max() - own.min()
             columns.append((column - low) / spread if spread > 0 else np.zeros_like(column))
         return np.stack(columns, axis=1)
