@@ -11,7 +11,7 @@ from evoq_moo.indicators._sets import (
     normalized_hypervolume,
     scale_to_box,
 )
-from evoq_moo.indicators.logarithm import log_difference, log_scale, logarithm
+from evoq_moo.indicators.scale import log_difference, log_scale, logarithm
 
 __all__ = [
     "FrozenReference",

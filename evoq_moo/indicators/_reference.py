@@ -8,7 +8,7 @@ import numpy.typing as npt
 from evoq_moo.errors import ArgumentError
 from evoq_moo.indicators._check import check_archive
 from evoq_moo.indicators._sets import scale_to_box
-from evoq_moo.indicators.logarithm import logarithm
+from evoq_moo.indicators.scale import logarithm
 from evoq_moo.space import FloatArray
 
 
