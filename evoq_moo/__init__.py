@@ -5,27 +5,21 @@ Search" (Yuan, Chen, Hu, Peng; IJCNN 2020); what the abstract leaves open is our
 """
 
 from evoq_moo import zoo
-from evoq_moo._run_search import SearchRun, run_search
-from evoq_moo._search import search
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
-from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
+from evoq_moo.algorithms import EvoQGA, SurrogateSearch, guided_nsga2, uniform_budget
 from evoq_moo.calibration import CalibratedNetwork, calibrate
-from evoq_moo.choosing import Choice, choose_by_accuracy
 from evoq_moo.costs import Cost, LatencyTable, PolicyCost
-from evoq_moo.data import LabelledImages, load_samples
 from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
-from evoq_moo.distill import distill_samples
 from evoq_moo.errors import EvoqError
-from evoq_moo.export._load import load
-from evoq_moo.front import FrontPoint, ParetoFront
+from evoq_moo.evaluation import EvaluationStore
+from evoq_moo.export import load
+from evoq_moo.front import Choice, FrontPoint, ParetoFront, choose_by_accuracy
+from evoq_moo.images import LabelledImages, Preprocess
 from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.recipe import Recipe
-from evoq_moo.screening import SurrogateSearch
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import measure_sensitivity
+from evoq_moo.runs import Recipe, SearchRun, run_search, search
+from evoq_moo.samples import distill_samples, load_samples
+from evoq_moo.sensitivity import SensitivityTable, measure_sensitivity
 from evoq_moo.space import LayerInfo, Policy, SearchSpace
-from evoq_moo.store import EvaluationStore
 from evoq_moo.study import Study, StudyResults
 
 __all__ = [

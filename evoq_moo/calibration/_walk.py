@@ -10,18 +10,7 @@ from torch import Tensor
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.calibration._moments import ChannelMoments, moments_of
-from evoq_moo.graph import (
-    NO_CLIP,
-    Clip,
-    LayerCall,
-    LayerWeights,
-    Op,
-    Samples,
-    Stage,
-    StagedNetwork,
-    Values,
-    product,
-)
+from evoq_moo.graph import NO_CLIP, Clip, LayerCall, LayerWeights, Op, Samples, Stage, StagedNetwork, Values, product
 from evoq_moo.quantizer import LayerParameters
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from evoq_moo._files import reason_of
 from evoq_moo.cli._app import app
 from evoq_moo.cli._console import errors
 from evoq_moo.errors import EvoqError
+from evoq_moo.files import reason_of
 
 __all__ = ["app", "main"]
 

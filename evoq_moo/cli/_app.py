@@ -9,9 +9,8 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from evoq_moo import zoo
-from evoq_moo._run_search import SearchRun
+from evoq_moo._text import parse_budgets, parse_names, parse_values
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
-from evoq_moo.choosing import PICKS
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._console import console, errors, files
@@ -19,20 +18,19 @@ from evoq_moo.cli._costs import limit_options, table_options, with_options
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._export import export_command, verify_command
 from evoq_moo.cli._models import models_command
-from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
+from evoq_moo.cli._parse import parse_bits
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.costs import cost_class, objective_names
-from evoq_moo.detection._decode import BoxDecoder, attribute_of
+from evoq_moo.detection import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
-from evoq_moo.front import ParetoFront, check_costs
+from evoq_moo.front import PICKS, ParetoFront, check_costs
+from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.recipe import Recipe
-from evoq_moo.run import RunSettings, execute, load_front
-from evoq_moo.sample_choice import CHOOSERS, RANDOM
+from evoq_moo.runs import Recipe, RunSettings, SearchRun, execute, load_front
+from evoq_moo.samples import CHOOSERS, RANDOM
 from evoq_moo.space import Policy
 
 app = typer.Typer(

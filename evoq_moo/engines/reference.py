@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
 from evoq_moo.graph import Samples, run, split
-from evoq_moo.quantizer import QuantizedLayer, parameters_of
-from evoq_moo.ranges import LayerRanges
+from evoq_moo.quantizer import LayerRanges, QuantizedLayer, parameters_of
 from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
 

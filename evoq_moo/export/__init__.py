@@ -1,9 +1,9 @@
 """Shipping a chosen network: ONNX files and what checks them."""
 
 from evoq_moo.export._bits import read_bits, write_bits
-from evoq_moo.export._exact import exact_network
+from evoq_moo.export._exact import EXACT, check_form, exact_network
 from evoq_moo.export._levels import Disagreement, LevelReport
-from evoq_moo.export._load import load_calibrated
+from evoq_moo.export._load import load, load_calibrated
 from evoq_moo.export._onnx import ExportedFile, export_onnx
 from evoq_moo.export._profile import Profile, SumCheck, profile_latency
 from evoq_moo.export._program import export_program
@@ -14,6 +14,7 @@ from evoq_moo.export._template import Template, make_template
 from evoq_moo.export._verify import Latency, Verification, verify_onnx
 
 __all__ = [
+    "EXACT",
     "Disagreement",
     "ExportedFile",
     "Latency",
@@ -24,10 +25,12 @@ __all__ = [
     "SumCheck",
     "Template",
     "Verification",
+    "check_form",
     "exact_network",
     "export_onnx",
     "export_program",
     "export_qonnx",
+    "load",
     "load_calibrated",
     "make_template",
     "open_session",

@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoq_moo import arithmetic
-from evoq_moo.arithmetic import activation_range
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._build import Build
 from evoq_moo.export._exact import EXACT
@@ -17,6 +15,8 @@ from evoq_moo.export._packing import FLOAT, bits_of, container_of, plane_weights
 from evoq_moo.export._products import LayerPlan, array_of, bias_of, exact_product, guarded_product
 from evoq_moo.export._shipment import Shipment
 from evoq_moo.export._template import BIAS, DOMAIN, OPSET, WEIGHT, Template, require_onnx
+from evoq_moo.files import package_versions
+from evoq_moo.quantizer import activation_range, arithmetic
 
 FORMAT_VERSION = "2"
 PREFIX = "evoq_moo."
@@ -101,7 +101,7 @@ def lower(
         opset_imports=[onnx.helper.make_opsetid("", opset)],
         ir_version=_ir_version(onnx, opset),
         producer_name="evoq-moo",
-        producer_version=_version(),
+        producer_version=package_versions()["evoq-moo"],
     )
     _note(made, shipment, plans, form)
     size = made.ByteSize()
@@ -127,12 +127,6 @@ def containers_of(shipment: Shipment, *, packed: bool, opset: int) -> tuple[str,
         )
         for p in shipment.layers
     )
-
-
-def _version() -> str:
-    from evoq_moo import __version__
-
-    return __version__
 
 
 def _ir_version(onnx: Any, opset: int) -> int:
@@ -279,7 +273,7 @@ def _note(model: Any, shipment: Shipment, plans: Sequence[LayerPlan], form: str)
         "exact": [plan.exact for plan in plans],
         "containers": containers,
         "fingerprints": {"network": shipment.network_fingerprint(), "parameters": shipment.fingerprint()},
-        "provenance": {"evoq_moo": _version(), "torch": torch.__version__, **shipment.provenance},
+        "provenance": {"evoq_moo": package_versions()["evoq-moo"], "torch": torch.__version__, **shipment.provenance},
     }
     if shipment.preprocess is not None:
         data["preprocess"] = shipment.preprocess.to_json()

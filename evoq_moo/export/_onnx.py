@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._exact import EXACT, check_form
 from evoq_moo.export._lower import TWO_BIT_OPSET, containers_of, lower, sizes_of
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._template import OPSET, Template, make_template, require_onnx
+from evoq_moo.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

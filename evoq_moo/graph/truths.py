@@ -86,7 +86,7 @@ def lone_outputs(network: nn.Module, samples: Samples, size: int, pool: ComputeP
 
     It runs on the first micro-batch before and after that, and must give the same both times. That other micro-batches
     also give what their samples give alone is known once the captured network, which runs on all of them, has given
-    these heads; where it doesn't, :func:`check_batches` tells whose fault it is.
+    these heads; where it doesn't, :func:`check_micro_batches` tells whose fault it is.
 
     Args:
         network: The network as given.
@@ -124,7 +124,9 @@ def lone_outputs(network: nn.Module, samples: Samples, size: int, pool: ComputeP
     return alone, any(not torch.equal(a, b) for a, b in zip(leaves(first), leaves(given), strict=True))
 
 
-def check_batches(network: nn.Module, samples: Samples, alone: Sequence[Tensor], size: int, pool: ComputePool) -> None:
+def check_micro_batches(
+    network: nn.Module, samples: Samples, alone: Sequence[Tensor], size: int, pool: ComputePool
+) -> None:
     """Raise unless micro-batches of samples give what each sample gives alone.
 
     Args:

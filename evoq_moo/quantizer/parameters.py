@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import fake_quantize_activation, per_channel, weight_levels, weight_values
 from evoq_moo.errors import ArgumentError
-from evoq_moo.ranges import LayerRanges
+from evoq_moo.graph import per_channel
+from evoq_moo.quantizer.arithmetic import fake_quantize_activation, weight_levels, weight_values
+from evoq_moo.quantizer.ranges import LayerRanges
 from evoq_moo.space import LayerInfo
 
 
