@@ -1,5 +1,6 @@
 """Files: written whole or not at all, read through one schema, and never trusted to run code."""
 
+from evoq_moo.files.cache import cache_folder
 from evoq_moo.files.schema import (
     MOST_EVALUATIONS,
     Amount,
@@ -47,6 +48,7 @@ __all__ = [
     "T",
     "Text",
     "Whole",
+    "cache_folder",
     "check_path",
     "check_tensors",
     "check_writable",

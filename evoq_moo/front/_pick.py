@@ -1,20 +1,16 @@
 """Picking a point of a front by a short text: what :meth:`ParetoFront.choose` and `--pick` understand."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from evoq_moo._text import parse_budgets, parse_values
 from evoq_moo.costs import checked_budgets, objective_names
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front.choosing import PICKS, by_aspiration, by_hypervolume_contribution, by_pseudo_weights, knee_by_angle
+from evoq_moo.front.point import Front
 from evoq_moo.space import Policy
 
-if TYPE_CHECKING:
-    from evoq_moo.front.front import ParetoFront
 
-
-def row_by_text(front: "ParetoFront", how: str) -> tuple[int, str]:
+def row_by_text(front: Front, how: str) -> tuple[int, str]:
     """Return the row of a front that :meth:`ParetoFront.choose` gives for a text, and the sentence that says why."""
     names = ", ".join(front.objectives)
     bend = knee_by_angle(front.scaled()) if how == "knee-angle" else None
@@ -40,7 +36,7 @@ def row_by_text(front: "ParetoFront", how: str) -> tuple[int, str]:
     return row, reason
 
 
-def _row_by_values(front: "ParetoFront", how: str, names: str) -> tuple[int, str]:
+def _row_by_values(front: Front, how: str, names: str) -> tuple[int, str]:
     kind, _, text = how.partition("=")
     if "<=" in how:
         limits = checked_budgets(parse_budgets(how.split(",")))
@@ -63,9 +59,9 @@ def _row_by_values(front: "ParetoFront", how: str, names: str) -> tuple[int, str
     return row, reason
 
 
-def _unknown(front: "ParetoFront", how: str) -> ArgumentError:
+def _unknown(front: Front, how: str) -> ArgumentError:
     return ArgumentError(f"pick: given {how!r}; allowed: {PICKS} 0..{len(front) - 1}")
 
 
-def _row(front: "ParetoFront", policy: Policy) -> int:
+def _row(front: Front, policy: Policy) -> int:
     return next(i for i, point in enumerate(front.points) if point.policy == policy)

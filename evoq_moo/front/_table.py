@@ -1,18 +1,15 @@
 """A front as a rich table."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 
 from evoq_moo.costs import cost_class, cost_names
-
-if TYPE_CHECKING:
-    from evoq_moo.front.front import ParetoFront
+from evoq_moo.front.point import Front
 
 
-def front_table(front: "ParetoFront", *, title: str | None, max_rows: int | None) -> Table:
+def front_table(front: Front, *, title: str | None, max_rows: int | None) -> Table:
     """Return what :meth:`ParetoFront.table` shows."""
     metric = front.provenance.get("metric", "")
     table = Table(title=title)

@@ -4,22 +4,16 @@ The rules see objectives scaled to 0..1 over the front (:meth:`ParetoFront.scale
 that no objective counts more for its unit; this scaling is our choice.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import moocore
 import numpy as np
 import numpy.typing as npt
 from pymoo.decomposition.aasf import AASF
 
-from evoq_moo.accuracy import Accuracy
 from evoq_moo.costs import objective_names
-from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.errors import ArgumentError
 from evoq_moo.space import FloatArray, Policy
-
-if TYPE_CHECKING:
-    from evoq_moo.front.front import ParetoFront
 
 PICKS = (
     f"knee, knee-angle, hypervolume, {', '.join(objective_names())}, budgets like 'bops<=5', "
@@ -133,38 +127,6 @@ def nearest_rows(F: FloatArray, row: int, count: int) -> list[int]:
     distances = np.linalg.norm(F - F[row], axis=1)
     distances[row] = -1.0
     return [int(i) for i in np.argsort(distances, kind="stable")[:count]]
-
-
-def choose_by_accuracy(
-    front: "ParetoFront", measure: Callable[[Policy], Accuracy | float], *, near: str = "knee", count: int = 5
-) -> Choice:
-    """Return the most accurate of the points nearest to a choice: the difference shortlists, labels decide.
-
-    Args:
-        front: The front.
-        measure: Gives a policy's accuracy on labelled data, e.g. ``lambda policy:
-            evaluate_accuracy(network.apply(policy), "val/", labels="labels.csv")``; of an `Accuracy`, top-1 counts.
-        near: A text as :meth:`ParetoFront.pick` takes it.
-        count: How many points to measure.
-
-    Returns:
-        The choice; of equally accurate points the one nearest to `near`.
-
-    Raises:
-        ArgumentError: An argument is not allowed.
-    """
-    check_count("count", count)
-    start = front.points.index(front.point_of(front.pick(near)))
-    rows = nearest_rows(front.scaled(), start, count)
-    found = [measure(front[i].policy) for i in rows]
-    top1 = [value.top1 if isinstance(value, Accuracy) else float(value) for value in found]
-    best = int(np.argmax(top1))
-    return Choice(
-        policy=front[rows[best]].policy,
-        rule=f"accuracy near {near}",
-        reason=f"Of the {len(rows)} points nearest to {near}, this one has the highest measured accuracy, "
-        f"{100 * top1[best]:.2f} % (they range from {100 * min(top1):.2f} %).",
-    )
 
 
 def _numbers(argument: str, values: npt.ArrayLike, count: int) -> FloatArray:

@@ -14,7 +14,6 @@ from msgspec import Struct, defstruct
 from rich.table import Table
 
 from evoq_moo.costs import (
-    CostValues,
     checked_budgets,
     cost_class,
     cost_matrix,
@@ -28,40 +27,12 @@ from evoq_moo.files import Amount, BitWidth, Number, Text, convert, read_json, r
 from evoq_moo.front._pick import row_by_text
 from evoq_moo.front._table import front_table
 from evoq_moo.front.choosing import Choice
+from evoq_moo.front.point import FrontPoint
+from evoq_moo.indicators import logarithm
 from evoq_moo.problems import PolicyProblem, policy_problem
 from evoq_moo.space import FloatArray, Policy, SearchSpace
 
 FORMAT = "evoq-moo/front"
-_SMALLEST_DIFFERENCE = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrontPoint(CostValues):
-    """One policy of a front with its values.
-
-    Attributes:
-        policy: The bit-widths.
-        difference: Output difference to the pre-trained network, in the metric's unit.
-        costs: For each known cost its value in its unit.
-    """
-
-    policy: Policy
-    difference: float
-
-    @classmethod
-    def of(cls, policy: Policy, values: Mapping[str, FloatArray], row: int) -> "FrontPoint":
-        """Return a policy with one row of what :meth:`PolicyProblem.values` gives."""
-        costs = {name: float(values[name][row]) for name in cost_names() if name in values}
-        return cls(policy=policy, difference=float(values["difference"][row]), costs=costs)
-
-    def value(self, name: str) -> float:
-        """Return the difference or a cost by its name, in its unit.
-
-        Raises:
-            UnknownNameError: Neither.
-            ArgumentError: It is not known of this policy.
-        """
-        return self.difference if name == "difference" else super().value(name_of(name, "objective"))
 
 
 class _PointData(Struct):
@@ -249,10 +220,7 @@ class ParetoFront:
         for objective, given in zip(self.objectives, values.T, strict=True):
             own, column = self.values(objective), given
             if objective == "difference" and (own >= 0).all():
-                own, column = (
-                    np.log10(np.maximum(own, _SMALLEST_DIFFERENCE)),
-                    np.log10(np.maximum(given, _SMALLEST_DIFFERENCE)),
-                )
+                own, column = logarithm(own), logarithm(given)
             low, spread = own.min(), own.max() - own.min()
             columns.append((column - low) / spread if spread > 0 else np.zeros_like(column))
         return np.stack(columns, axis=1)

@@ -29,12 +29,12 @@ from evoq_moo.graph.silence import quiet
 from evoq_moo.graph.stages import LayerWeights, Passed, Stage, StagedNetwork
 from evoq_moo.graph.truths import (
     LARGEST_ERROR,
-    changes_its_input,
-    check_alone,
+    check_micro_batches,
     check_rows,
     first_apart,
     first_nonfinite,
     float_outputs,
+    lone_outputs,
     module_outputs,
     relative_error,
 )
@@ -68,8 +68,7 @@ __all__ = [
     "aten",
     "bias_of",
     "capture_network",
-    "changes_its_input",
-    "check_alone",
+    "check_micro_batches",
     "check_rows",
     "check_samples",
     "clip_of",
@@ -86,6 +85,7 @@ __all__ = [
     "join",
     "kind_of",
     "leaves",
+    "lone_outputs",
     "map_samples",
     "module_outputs",
     "network_fingerprint",

@@ -1,6 +1,5 @@
 """Looking at the inputs of layers while a network runs."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -19,17 +18,15 @@ def observed(network: nn.Module, names: Sequence[str], observe: _Observe) -> Ite
     Args:
         network: The network; any of its threads may run it.
         names: The layers.
-        observe: Is called by one thread at a time.
+        observe: May be called by several threads at once.
     """
-    lock = threading.Lock()
     modules = dict(network.named_modules())
     handles = []
     for name in names:
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
             x = args[0] if args else kwargs["input"]
-            with lock:
-                observe(name, x)
+            observe(name, x)
 
         handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
     try:

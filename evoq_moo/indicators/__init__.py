@@ -1,7 +1,7 @@
 """Quality of one set of points: hypervolume, IGD+, epsilon, and the reference they are measured against."""
 
 from evoq_moo.indicators._check import check_archive, check_point, check_runs, check_sample
-from evoq_moo.indicators._reference import FrozenReference, log_difference, log_scale
+from evoq_moo.indicators._reference import FrozenReference
 from evoq_moo.indicators._sets import (
     additive_epsilon,
     check_reference_set,
@@ -11,6 +11,7 @@ from evoq_moo.indicators._sets import (
     normalized_hypervolume,
     scale_to_box,
 )
+from evoq_moo.indicators.scale import log_difference, log_scale, logarithm
 
 __all__ = [
     "FrozenReference",
@@ -24,6 +25,7 @@ __all__ = [
     "igd_plus",
     "log_difference",
     "log_scale",
+    "logarithm",
     "nondominated",
     "normalized_hypervolume",
     "scale_to_box",

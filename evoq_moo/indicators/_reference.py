@@ -1,8 +1,6 @@
 """A problem's frozen reference: what indicators of every study of it are measured against."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +8,8 @@ import numpy.typing as npt
 from evoq_moo.errors import ArgumentError
 from evoq_moo.indicators._check import check_archive
 from evoq_moo.indicators._sets import scale_to_box
+from evoq_moo.indicators.scale import logarithm
 from evoq_moo.space import FloatArray
-
-_SMALLEST = 1e-12
-
-
-def log_difference(differences: Any) -> FloatArray:
-    """Return log10 of differences, at least 1e-12, as float64; differences that may be negative stay as they are."""
-    array = np.asarray(differences, dtype=np.float64)
-    return array if (array < 0).any() else np.log10(np.maximum(array, _SMALLEST))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,9 +55,4 @@ class FrozenReference:
         return self.scaled(self.points)
 
     def _logs(self, values: FloatArray) -> FloatArray:
-        return np.where(self.log, np.log10(np.maximum(values, _SMALLEST)), values)
-
-
-def log_scale(objectives: Sequence[str]) -> tuple[bool, ...]:
-    """Return which objectives count on a log10 scale: the difference, which spans many orders of magnitude."""
-    return tuple(name == "difference" for name in objectives)
+        return np.where(self.log, logarithm(values), values)

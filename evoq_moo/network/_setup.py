@@ -92,6 +92,8 @@ def tabulate(
     Returns:
         The float heads, and the ranges of each layer by name.
 
+    Raises:
+        NonFiniteError: The input of a layer holds NaN or infinity.
     """
     modules = dict(network.named_modules())
     histograms = {name: ActivationHistogram() for name in names}
@@ -105,6 +107,11 @@ def tabulate(
         with observed(network, names, lambda name, x: histograms[name].observe_extremes(x)):
             parts = pool.map(observe, batches)
         heads = [torch.cat(head) for head in zip(*parts, strict=True)]
+        broken = next((name for name, histogram in histograms.items() if not histogram.finite), None)
+        if broken is not None:
+            raise NonFiniteError(
+                f"the float network computes NaN or infinity on the samples, first in the input of layer {broken!r}"
+            )
         with observed(network, names, lambda name, x: histograms[name].observe_counts(x)):
             pool.map(observe, batches)
 
@@ -119,8 +126,10 @@ def tabulate(
             bar.advance()
             return found
 
-        ranges = dict(zip(names, pool.map(ranges_of, names), strict=True))
-    return heads, ranges
+        # The largest first, so that no thread is left with one at the end.
+        order = sorted(names, key=lambda name: -weight_of(modules[name]).numel())
+        ranges = dict(zip(order, pool.map(ranges_of, order), strict=True))
+    return heads, {name: ranges[name] for name in names}
 
 
 def ranges_fingerprint(ranges: Mapping[str, LayerRanges]) -> str:

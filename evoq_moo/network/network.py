@@ -23,16 +23,15 @@ from evoq_moo.graph import (
     ResultPlaces,
     Samples,
     bias_of,
-    changes_its_input,
-    check_alone,
+    check_micro_batches,
     check_samples,
     count,
     device_of,
     digest,
     first_apart,
-    float_outputs,
     has_stream,
     leaves,
+    lone_outputs,
     map_samples,
     network_fingerprint,
     own_copy,
@@ -258,7 +257,7 @@ class QuantizedNetwork:
             own, self.notes = own_copy(model)
             self.notes += self._notes_of_samples()
             self.identity = network_fingerprint(own)
-            outputs = self._checked_outputs(own)
+            outputs = self._lone_outputs(own)
             self.prepared: Prepared = self._pool.run(
                 lambda: prepare(own, self.samples, micro_batch=min(self._batch_size, count(self.samples)))
             )
@@ -300,23 +299,23 @@ class QuantizedNetwork:
         tensors = [tensor for tensor in leaves(self.samples) if tensor.is_floating_point()]
         return tuple(note for note in map(outlier_note, tensors) if note is not None)
 
-    def _checked_outputs(self, own: nn.Module) -> list[Tensor]:
-        """Return the given network's outputs on all samples, once it has shown that they can be relied on."""
-        outputs = float_outputs(own, self.samples, self._batch_size, self._pool)
-        check_alone(own, self.samples, outputs, self._batch_size, self._pool)
-        first = rows(self.samples, slice(0, self._batch_size))
-        if self._pool.run(lambda: changes_its_input(own, first)):
+    def _lone_outputs(self, own: nn.Module) -> list[Tensor]:
+        """Return the given network's outputs on each sample alone, once it has shown that they can be relied on."""
+        outputs, changes = lone_outputs(own, self.samples, self._batch_size, self._pool)
+        if changes:
             self.notes += ("forward changes its input in place; it is given copies",)
         return outputs
 
     def _checked_error(self, own: nn.Module, outputs: Sequence[Tensor]) -> float:
-        """Return how far the captured network's outputs are from the given one's.
+        """Return how far the captured network's outputs are from those of the given one on each sample alone.
 
         Raises:
-            NetworkError: Too far: it computes something else. The message names the first module where they part.
+            NetworkError: Too far: the given network's depend on the batch, or the captured one computes something else.
+                The message names the first module where they part.
         """
         error = relative_error(outputs, self.float_heads)
         if error > LARGEST_ERROR:
+            check_micro_batches(own, self.samples, outputs, self._batch_size, self._pool)
             first = rows(self.samples, slice(0, self._batch_size))
             where = self._pool.run(lambda: first_apart(own, self.network, first))
             raise NetworkError(

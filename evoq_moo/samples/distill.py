@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.errors import ArgumentError, FormatError, NetworkError, check_count
-from evoq_moo.files import read_bytes, read_tensors, reading, write_atomically
+from evoq_moo.files import cache_folder, read_bytes, read_tensors, reading, write_atomically
 from evoq_moo.graph import digest, network_fingerprint
 from evoq_moo.images import Preprocess
 from evoq_moo.progress import Tracker, track
-from evoq_moo.zoo import cache_folder
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -24,8 +24,10 @@ FLOAT_BITS = (16, 32)
 """Bit-widths that mean "not quantized"; they only count in the costs."""
 ALLOWED_BITS = QUANTIZED_BITS + FLOAT_BITS
 
-WEIGHT, ACTIVATION = 0, 1
-"""Columns of every `(..., layers, 2)` bit-width array."""
+WEIGHT = 0
+"""Column of weights in every `(..., layers, 2)` bit-width array."""
+ACTIVATION = 1
+"""Column of activations."""
 
 GeneKind = Literal["weight", "activation", "both"]
 

@@ -156,7 +156,8 @@ class StudyResults:
             UnknownNameError: An unknown indicator.
         """
         check_name("indicator", indicator, INDICATORS)
-        return save_pictures(self, self.path / "plots" if folder is None else Path(folder), indicator)
+        place = self.path / "plots" if folder is None else Path(folder)
+        return save_pictures(self, place, indicator, larger_is_better=INDICATORS[indicator])
 
     @property
     def ranks_problems(self) -> bool:

@@ -4,7 +4,6 @@
 """
 
 from evoq_moo.zoo import _digits as digits
-from evoq_moo.zoo._digits import cache_folder
 from evoq_moo.zoo._entries import Checkpoint, ZooEntry
 from evoq_moo.zoo._factory import call_function, import_function, known_preprocess, load_factory
 from evoq_moo.zoo._figures import Figures, figures_of
@@ -18,7 +17,6 @@ __all__ = [
     "PublishedWeights",
     "ZooEntry",
     "ZooModel",
-    "cache_folder",
     "call_function",
     "digits",
     "entry",

@@ -14,7 +14,7 @@ from evoq_moo.evaluation import ProcessPool, live_with_parent
 
 PARENT = """
 import sys, time
-from evoq_moo.workers import ProcessPool, live_with_parent
+from evoq_moo.evaluation import ProcessPool, live_with_parent
 
 if __name__ == "__main__":
     pool = ProcessPool(1, live_with_parent)

@@ -28,7 +28,7 @@ from evoq_moo.study._runs import Run, RunKey
 from evoq_moo.study._toml import read_study
 from evoq_moo.zoo._weights import apply_weights, parse_weights
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_small_run_of_the_fuzzer(tmp_path):

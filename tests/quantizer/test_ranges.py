@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from evoq_moo.errors import NonFiniteError
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.quantizer import (
     ActivationHistogram,
@@ -18,6 +19,7 @@ from evoq_moo.quantizer import (
     weight_scales,
 )
 from evoq_moo.quantizer.arithmetic import least_weight_scales
+from evoq_moo.quantizer.ranges import HISTOGRAM_BINS
 
 
 def histogram_of(x):
@@ -233,3 +235,56 @@ def test_layers_get_weight_scales_with_which_their_biases_fit():
     assert torch.equal(found[1:], least_weight_scales(bias, 0.1, 4)[1:])
     assert torch.equal(layer_weight_scales(rows, None, 0.1, 4), plain)
     assert torch.equal(layer_weight_scales(rows, torch.zeros(3), 0.1, 4), plain)
+
+
+def test_an_infinite_input_of_a_layer_is_refused_by_its_name():
+    class Masked(nn.Module):
+        """Its second layer reads infinity where the output is finite."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.second(self.first(x) / 0).nan_to_num(0, 0, 0)
+
+    with pytest.raises(NonFiniteError, match="input of layer 'second'"):
+        QuantizedNetwork(Masked(), torch.rand(3, 4), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["relu", "signed", "steps", "zeros and ones", "tiny", "huge"])
+def test_counts_are_those_of_histc_and_the_shortlist_holds_the_best(kind):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, generator=generator)
+    x = {
+        "relu": x.relu(),
+        "signed": x,
+        "steps": (3 * x).round(),
+        "zeros and ones": (x > 0).float(),
+        "tiny": x * 1e-20,
+        "huge": x * 1e20,
+    }[kind]
+    histogram = histogram_of(x)
+    unit = {"tiny": 2.0**-64, "huge": 2.0**64}.get(kind, 1.0)
+    low, high = ((histogram._first + bins) * histogram.width / unit for bins in (-0.5, HISTOGRAM_BINS + 1.5))
+    expected = torch.histc(x * (1 / unit), HISTOGRAM_BINS + 2, low, high)
+    assert torch.equal(histogram.counts, expected.double())
+
+    values, counts = histogram.values_and_counts()
+    for bits in (2, 4, 8):
+        highest = activation_range(bits)[1]
+        scale = torch.linspace(0.05, 1, 200, dtype=torch.float64) * (histogram.highest - histogram.lowest) / highest
+        zero_point = (-histogram.lowest / scale).round().clamp(0, highest)
+        levels = ((values / scale[:, None]).round() + zero_point[:, None]).clamp(0, highest)
+        errors = ((levels - zero_point[:, None]) * scale[:, None] - values).square() @ counts
+        near = histogram.nearly_best(scale, zero_point, highest)
+        assert errors.argmin() in near
+        assert len(near) < 100 or kind == "zeros and ones"
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000), (300, 200), (1000, 9), (3, 1)])
+def test_weight_scales_of_many_channels_are_those_of_each(shape):
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = weight_scales(rows, 5)
+    some = range(0, len(rows), 97)
+    assert torch.equal(found[some], torch.cat([weight_scales(rows[i : i + 1], 5) for i in some]))

@@ -6,18 +6,10 @@ import numpy as np
 from evoq_moo.algorithms.surrogate._gain import Cells, cut
 from evoq_moo.costs import BoolArray, chosen_costs, cost_matrix
 from evoq_moo.errors import ArgumentError
+from evoq_moo.indicators import logarithm
 from evoq_moo.problems import UNDEFINED, PolicyProblem, cost_limits, policy_problem
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
-
-SMALLEST = 1e-12
-"""Smaller differences count as this on the log10 scale, as in every curve we draw."""
-
-
-def logarithm(differences: FloatArray) -> FloatArray:
-    """Return log10 of differences, at least `SMALLEST`."""
-    return np.asarray(np.log10(np.maximum(differences, SMALLEST)))
-
 
 MOST_COSTS = 2
 """Costs that a search can trade against the difference: their space is cut into cells."""
