@@ -36,13 +36,19 @@ def test_equals_hand_written_fake_quantization(tiny_samples):
         found = network.ranges[name].activation[bits]
         return torch.fake_quantize_per_tensor_affine(x, found.scale, found.zero_point, *activation_range(bits))
 
+    def bias(layer, name, weight_bits, activation_bits):
+        found = network.ranges[name]
+        step = np.float32(found.activation[activation_bits].scale) * found.weight_scales[weight_bits]
+        step = step * 2.0 ** -max(0, 7 - weight_bits)
+        return (layer.bias.detach() / step).round() * step
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
             x = activation(tiny_samples, "0", 4)
-            x = nn.functional.conv2d(x, weight(model[0], "0", 3), model[0].bias).relu().flatten(1)
-            x = nn.functional.linear(activation(x, "3", 7), weight(model[3], "3", 5), model[3].bias)
+            x = nn.functional.conv2d(x, weight(model[0], "0", 3), bias(model[0], "0", 3, 4)).relu().flatten(1)
+            x = nn.functional.linear(activation(x, "3", 7), weight(model[3], "3", 5), bias(model[3], "3", 5, 7))
         found = network.engine.heads(policy.to_array())
     finally:
         torch.set_num_threads(before)
