@@ -97,7 +97,7 @@ class ActivationHistogram:
         edges = [(self._first + bins) * self.width / unit for bins in (-0.5, HISTOGRAM_BINS + 1.5)]
         low, high = torch.tensor(edges, dtype=torch.float32)
         found = torch.zeros(HISTOGRAM_BINS + 2, dtype=torch.int64)
-        for part in x.flatten().split(_TOGETHER):
+        for part in torch.split(x.flatten(), _TOGETHER):
             values = part.float() if unit == 1 else part.float() * (1 / unit)
             # torch.histc's formula, in a third of its time.
             bins = values.sub(low.item()).mul_(len(found)).div_((high - low).item()).to(torch.int64)
@@ -134,7 +134,7 @@ class ActivationHistogram:
         levels = torch.arange(highest + 1, dtype=torch.float64)
         together = max(1, _TOGETHER // len(levels))
         errors = []
-        for step, zero in zip(scale.split(together), zero_point.split(together), strict=True):
+        for step, zero in zip(torch.split(scale, together), torch.split(zero_point, together), strict=True):
             restored = (levels - zero[:, None]) * step[:, None]
             # How many bins lie below the middle between a level and the next.
             ends = ((restored[:, :-1] + step[:, None] / 2) / self.width - self._first).ceil_().clamp_(0, len(counts))
@@ -156,7 +156,7 @@ def weight_scales(rows: Tensor, bits: int) -> Tensor:
         Float32 `(channels,)`, positive. A channel of zeros gets step 1.
     """
     together = max(1, _TOGETHER // max(1, rows.shape[1]))
-    return torch.cat([_weight_scales(part, bits) for part in rows.split(together)])
+    return torch.cat([_weight_scales(part, bits) for part in torch.split(rows, together)])
 
 
 def _weight_scales(rows: Tensor, bits: int) -> Tensor:

@@ -33,7 +33,7 @@ def figures_of(entry: ZooEntry) -> Figures:
     """
     with torch.device("meta"):
         network = entry.build().eval()
-    found = prepare(network, torch.empty(2, *entry.input_size, device="meta"))
+    found = prepare(network, torch.empty(2, *entry.input_size, device="meta"), dynamic=False)
     free = len(found.layers) - len({*found.first, *found.last})
     return Figures(
         macs=sum(layer.macs for layer in found.layers),
