@@ -1,6 +1,7 @@
 """What a network of the zoo costs, found without computing anything: on torch's device ``meta``."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -25,6 +26,7 @@ class Figures:
     genes: int
 
 
+@cache
 def figures_of(entry: ZooEntry) -> Figures:
     """Return the counts of a network.
 
