@@ -1,5 +1,6 @@
 """Fixtures for every test."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +38,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not os.environ.get("EVOQ_CACHE"):
             patch.setenv("EVOQ_CACHE", str(tmp_path_factory.mktemp("evoq-cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_table_of_onnx_operators() -> Iterator[None]:
+    """Let torch's ONNX exporter build its table of operators once: that takes half of a small network's export."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # another release of torch has it elsewhere
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield
 
 

@@ -20,19 +20,20 @@ from evoq_moo.space import LayerInfo
 _RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 
 
-def prepare(network: nn.Module, samples: Samples, *, micro_batch: int = 2) -> Prepared:
+def prepare(network: nn.Module, samples: Samples, *, micro_batch: int = 2, dynamic: bool = True) -> Prepared:
     """Capture a network, or where that can't be, find its modules.
 
     Args:
         network: A copy of the given network, in float32 and evaluation mode; the result may share its tensors.
         samples: The samples.
         micro_batch: Samples to capture for where any number of samples can't be.
+        dynamic: Capture for any number of samples, which takes twice the time; else for `micro_batch`.
 
     Raises:
         NetworkError: It has no quantizable layer.
     """
     try:
-        captured, reason = _graph_of(network, samples, micro_batch)
+        captured, reason = _graph_of(network, samples, micro_batch, dynamic=dynamic)
     except CaptureError as error:
         return find_modules(network, samples, str(error))
     return describe(captured, network, reason)
@@ -54,12 +55,16 @@ def capture_network(network: nn.Module, samples: Samples) -> GraphNetwork:
         raise NetworkError(f"network: can't be captured as a graph: {error}") from error
 
 
-def _graph_of(network: nn.Module, samples: Samples, micro_batch: int) -> tuple[GraphNetwork, str]:
+def _graph_of(
+    network: nn.Module, samples: Samples, micro_batch: int, *, dynamic: bool = True
+) -> tuple[GraphNetwork, str]:
+    some = filled(rows(samples, slice(0, micro_batch)), micro_batch)
+    if not dynamic:
+        return graph_network(lower(capture(network, some, dynamic=False)), network), ""
     pair = filled(rows(samples, slice(0, 2)), 2)
     try:
         return graph_network(lower(capture(network, pair)), network), ""
     except CaptureError as error:
-        some = filled(rows(samples, slice(0, micro_batch)), micro_batch)
         try:
             captured = capture(network, some, dynamic=False)
         except CaptureError:

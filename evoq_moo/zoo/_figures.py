@@ -1,6 +1,7 @@
 """What a network of the zoo costs, found without computing anything: on torch's device ``meta``."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -25,6 +26,7 @@ class Figures:
     genes: int
 
 
+@cache
 def figures_of(entry: ZooEntry) -> Figures:
     """Return the counts of a network.
 
@@ -33,7 +35,7 @@ def figures_of(entry: ZooEntry) -> Figures:
     """
     with torch.device("meta"):
         network = entry.build().eval()
-    found = prepare(network, torch.empty(2, *entry.input_size, device="meta"))
+    found = prepare(network, torch.empty(2, *entry.input_size, device="meta"), dynamic=False)
     free = len(found.layers) - len({*found.first, *found.last})
     return Figures(
         macs=sum(layer.macs for layer in found.layers),
