@@ -9,10 +9,9 @@ from msgspec import Struct
 from evoq_moo.calibration import CalibrationReport
 from evoq_moo.costs import MeasuredCost
 from evoq_moo.errors import MissingFileError
-from evoq_moo.files import BitWidth, check_path, read_json
+from evoq_moo.files import BitWidth, read_json
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.report._known import KnownPolicies
-from evoq_moo.runs import check_settings, cost_files, load_costs, read_settings, table_copy
+from evoq_moo.runs import KnownPolicies, check_settings, read_settings, tables_of
 from evoq_moo.sensitivity import SensitivityTable
 
 _CALIBRATED_FORMAT = "evoq-moo/calibrated"
@@ -91,7 +90,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: b
     sensitivity = None
     if (path / "sensitivity.json").is_file():
         sensitivity = SensitivityTable.load(path / "sensitivity.json")
-    known = _known(path, settings, sensitivity, front, _costs(path, settings, trust=trust))
+    known = _known(path, settings, sensitivity, front, tables_of(path, trust=trust))
     if front is None:
         front, note = _front_so_far(known, sensitivity)
         notes.append(note)
@@ -114,17 +113,6 @@ def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
     settings = front.provenance.get("settings")
     settings = {} if settings is None else check_settings(str(path), settings)
     return RunData(name=path.name, front=front, settings=settings, calibration=report, calibrated_bits=bits)
-
-
-def _costs(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[MeasuredCost, ...]:
-    """Return the run's tables of costs: the copies that the search left in the folder, else what `run.json` names."""
-    files: dict[str, str | Path] = {}
-    for name, named in cost_files(settings).items():
-        copy = folder / table_copy(name)
-        if not copy.is_file() and not trust:
-            check_path(name, named, folder / "run.json")
-        files[name] = copy if copy.is_file() else named
-    return load_costs(files)
 
 
 def _known(

@@ -16,7 +16,8 @@ from evoq_moo.calibration import CalibrationReport, StepReport
 from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
 from evoq_moo.evaluation import policy_key
-from evoq_moo.report import KnownPolicies, read_run, render_report, write_report
+from evoq_moo.report import read_run, render_report, write_report
+from evoq_moo.runs import KnownPolicies
 from evoq_moo.sensitivity import SensitivityTable, scan_policies
 
 MARKUP = "<script>document.title='broken'</script>&\"'$x$"
