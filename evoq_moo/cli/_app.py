@@ -106,7 +106,8 @@ def search(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Weights file, or a published name (see `evoq models`).", rich_help_panel=NETWORK)
+        str | None,
+        typer.Option(help="Weights file, a published name (see `evoq models`), or random.", rich_help_panel=NETWORK),
     ] = None,
     download: Annotated[
         bool,

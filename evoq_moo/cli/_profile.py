@@ -12,6 +12,7 @@ from evoq_moo.export import profile_latency
 from evoq_moo.files import check_writable
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.runs import Recipe
+from evoq_moo.zoo import RANDOM_WEIGHTS
 
 
 def profile_command(
@@ -23,7 +24,7 @@ def profile_command(
 ) -> None:
     """Measure each layer's time here, at the bit-widths that ONNX has types for; weights and images do not matter."""
     check_writable("output", output)
-    loaded, preprocess = Recipe(model=model).load_model()
+    loaded, preprocess = Recipe(model=model, weights=None if ":" in model else RANDOM_WEIGHTS).load_model()
     shape = (2, preprocess.channels, preprocess.crop, preprocess.crop)
     samples = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     network = QuantizedNetwork(loaded, samples, difference="nmse", engine="reference")

@@ -10,7 +10,9 @@ latency.csv          the table of a cost that is read from one, under the cost's
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from msgspec import Struct
 from evoq_moo.accuracy import read_curve
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
-from evoq_moo.costs import MeasuredCost, checked_budgets, cost_class, cost_names, name_of
-from evoq_moo.errors import ArgumentError, FormatError, check_count, check_name
+from evoq_moo.costs import Cost, MeasuredCost, checked_budgets, cost_class, cost_names, name_of
+from evoq_moo.errors import ArgumentError, FormatError, NonFiniteError, check_count, check_name
 from evoq_moo.files import (
     Few,
     Number,
@@ -41,14 +43,21 @@ from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.plots import plot_accuracy_curve, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.progress import Job, job
 from evoq_moo.runs._run_search import SearchRun, run_search
 from evoq_moo.runs.known import KnownPolicies
 from evoq_moo.runs.recipe import Recipe
-from evoq_moo.sensitivity import measure_sensitivity
+from evoq_moo.sensitivity import measure_sensitivity, scan_policies
 
 logger = logging.getLogger("evoq_moo")
 FORMAT = "evoq-moo/run"
 STORE_FILE = "evaluations.sqlite"
+EXPECTED_BITS = 6
+"""Evaluations take nearly the same time at all bit-widths; this one is near a front's middle."""
+SCAN_SHARE = 0.6
+"""Time of an evaluation of the scan, which computes only what lies behind one layer, as a share of a search's."""
+PROPOSING = 0.02
+"""Seconds that a search takes to propose a policy (measured on two cores)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,55 +171,92 @@ def execute(
     else:
         logger.warning("%s can't be written to: its run is replayed, and its files stay as they are", folder)
     claimed = _is_claimed(folder, settings)
-    network = settings.recipe(threads=threads, progress=progress)
-    if on_network is not None:
-        on_network(network)
-    searched: dict[str, Any] = {
-        "objectives": settings.objectives,
-        "budgets": settings.budgets,
-        "costs": costs,
-        "calibrate": settings.calibrate,
-    }
-    # Tried in memory first: what is refused must leave no store that belongs to this network.
-    MixedPrecisionProblem(network, **searched).close()
-    if written:
-        make_folder(folder)
-    problem = MixedPrecisionProblem(network, **searched, store=folder / STORE_FILE, workers=workers)
-    try:
-        # Last, so that what was refused leaves a folder that others can use.
-        if written and not claimed:
-            _claim(folder, settings)
-        for table in costs if written else ():
-            table.save(folder / table_copy(table.name))
-        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
+    # Set-up takes as long as it takes: its seconds count for the bar's first moments only.
+    with job({"set-up": 10.0, "scan": 0.0, "search": 0.0, "pictures": 2.0}, enabled=progress) as whole:
+        with whole.phase("set-up"):
+            network = settings.recipe(threads=threads, progress=progress)
+        if on_network is not None:
+            with whole.paused():
+                on_network(network)
+        searched: dict[str, Any] = {
+            "objectives": settings.objectives,
+            "budgets": settings.budgets,
+            "costs": costs,
+            "calibrate": settings.calibrate,
+        }
+        # Tried in memory first: what is refused must leave no store that belongs to this network.
+        MixedPrecisionProblem(network, **searched).close()
         if written:
-            sensitivity.save(folder / "sensitivity.json")
-        run = run_search(
-            problem,
-            default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
-            evaluations=evaluations,
-            seed=settings.seed,
-            progress=progress,
-            provenance={"settings": settings.to_json(), "versions": package_versions()},
-        )
-        known = KnownPolicies.of_store(
-            problem.evaluator.store,
-            problem.space,
-            problem.objectives,
-            fingerprint=problem.provenance["fingerprint"],
-            costs=costs,
-            budgets=problem.budgets,
-        )
-        # A search with fewer evaluations than an earlier one asks for a part of what the store knows.
-        provenance = {**run.front.provenance, "policies_known": len(known.X)}
-        front = replace(known.front(), provenance=provenance, curve=read_curve(folder))
-        run = replace(run, front=front)
-        if written:
-            front.save(folder / "front.json")
-            draw_pictures(folder, front, known.uniform())
-    finally:
-        problem.close()
+            make_folder(folder)
+        problem = MixedPrecisionProblem(network, **searched, store=folder / STORE_FILE, workers=workers)
+        try:
+            # Last, so that what was refused leaves a folder that others can use.
+            if written and not claimed:
+                _claim(folder, settings)
+            for table in costs if written else ():
+                table.save(folder / table_copy(table.name))
+            if progress:
+                _expect(whole, problem, evaluations, workers or 1)
+            with whole.phase("scan"):
+                sensitivity = measure_sensitivity(
+                    network, evaluator=problem.evaluator, method="sparse", progress=progress
+                )
+            if written:
+                sensitivity.save(folder / "sensitivity.json")
+            with whole.phase("search"):
+                run = run_search(
+                    problem,
+                    default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
+                    evaluations=evaluations,
+                    seed=settings.seed,
+                    progress=progress,
+                    provenance={"settings": settings.to_json(), "versions": package_versions()},
+                )
+            with whole.phase("pictures"):
+                run = _whole_front(run, problem, costs, folder, written=written)
+        finally:
+            problem.close()
     return run
+
+
+def _whole_front(
+    run: SearchRun, problem: MixedPrecisionProblem, costs: Sequence[Cost], folder: Path, *, written: bool
+) -> SearchRun:
+    """Return a run with the front of all that the store holds, and write and draw it.
+
+    A search with fewer evaluations than an earlier one asks for a part of that only.
+    """
+    known = KnownPolicies.of_store(
+        problem.evaluator.store,
+        problem.space,
+        problem.objectives,
+        fingerprint=problem.provenance["fingerprint"],
+        costs=costs,
+        budgets=problem.budgets,
+    )
+    provenance = {**run.front.provenance, "policies_known": len(known.X)}
+    front = replace(known.front(), provenance=provenance, curve=read_curve(folder))
+    if written:
+        front.save(folder / "front.json")
+        draw_pictures(folder, front, known.uniform())
+    return replace(run, front=front)
+
+
+def _expect(whole: Job, problem: MixedPrecisionProblem, evaluations: int, workers: int) -> None:
+    """Say how long scan and search will take, from the time of one evaluation."""
+    evaluated, space = problem.evaluator.network, problem.space
+    bits = space.decode(space.uniform(EXPECTED_BITS)[None])[0]
+    seconds = 0.0
+    for _ in range(2):  # the first prepares what all later ones use
+        begun = time.perf_counter()
+        with suppress(NonFiniteError):
+            evaluated.difference_of(bits)
+        seconds = time.perf_counter() - begun
+    scanned = scan_policies(space, "sparse")[1]
+    missing = len(scanned) - int(problem.evaluator.known(scanned).sum())
+    left = max(evaluations - problem.evaluator.store.count(evaluated.fingerprint), 0)
+    whole.expect("scan", missing * SCAN_SHARE * seconds / workers)
+    whole.expect("search", left * (seconds / workers + PROPOSING))
 
 
 def _is_claimed(folder: Path, settings: RunSettings) -> bool:

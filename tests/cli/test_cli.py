@@ -14,7 +14,7 @@ import evoq_moo as evoq
 from evoq_moo._text import parse_budgets
 from evoq_moo.cli import app, main
 from evoq_moo.cli._parse import parse_bits
-from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError, TrustError
+from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError, TrustError, WeightsError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.runs import RunSettings, execute, load_front, recipe_of
 
@@ -106,10 +106,12 @@ def test_models_shows_one_network(monkeypatch):
         evoq_command("models", "resnet_18")
 
 
-def test_random_weights_say_what_to_get(caplog, tmp_path):
-    with caplog.at_level(logging.WARNING):
+def test_random_weights_only_when_asked_for(caplog, tmp_path):
+    with pytest.raises(WeightsError, match=r"squeezenet1_0-b66bff10.pth and put it at .*'random' where only costs"):
         evoq.Recipe(model="squeezenet1_0").load_model()
-    assert "squeezenet1_0-b66bff10.pth and put it at" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        evoq.Recipe(model="squeezenet1_0", weights="random").load_model()
+    assert "has random weights, as asked" in caplog.text
     with pytest.raises(ArgumentError, match="loads its own weights"):
         evoq_command("search", "--model", "a:b", "--download", "-o", tmp_path / "run")
 
@@ -173,7 +175,8 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch):
         (["search", "digits", "--count", "5000"], EvoqError, "5000"),
         (["search", "digits", "--engine", "fast"], ArgumentError, "engine: unknown name 'fast'"),
         (["search", "digits", "--samples", "nowhere/"], MissingFileError, "nowhere"),
-        (["search", "resnet18"], ArgumentError, "samples: given none"),
+        (["search", "resnet18"], WeightsError, "weights: given none, and resnet18 comes without"),
+        (["search", "resnet18", "--weights", "random"], ArgumentError, "samples: given none"),
         (["search", "digits", "--evaluations", "0"], ArgumentError, "evaluations: given 0"),
         (["show", "nowhere"], MissingFileError, "no such file"),
         (["evaluate", "nowhere"], MissingFileError, "no such file"),
@@ -283,7 +286,20 @@ def test_a_detector_from_search_to_map(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
     (tmp_path / "annotations.json").write_text(json.dumps({str(i): boxes for i in range(3)}))
     run = tmp_path / "run"
-    words = ["search", "ssd_mobilenet_v1_075_coco", "--samples", folder, "--count", 2, "--crop", 33, "-o", run]
+    words = [
+        "search",
+        "ssd_mobilenet_v1_075_coco",
+        "--weights",
+        "random",
+        "--samples",
+        folder,
+        "--count",
+        2,
+        "--crop",
+        33,
+        "-o",
+        run,
+    ]
     words += ["--weight-bits", "4,8", "--activation-bits", "8", "--evaluations", 12, "--pop-size", 6, "--threads", 1]
     evoq_command(*words)
     assert recipe_of(load_front(run)).difference == "nmse"
