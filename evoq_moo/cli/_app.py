@@ -25,9 +25,9 @@ from evoq_moo.cli._images import (
     Mean,
     Resize,
     Std,
-    changed,
     image_words,
     judge_of,
+    preprocess_json,
 )
 from evoq_moo.cli._models import models_command
 from evoq_moo.cli._next import (
@@ -40,7 +40,7 @@ from evoq_moo.cli._next import (
     say_next,
 )
 from evoq_moo.cli._parse import parse_bits
-from evoq_moo.cli._policy import policy_table, print_policy
+from evoq_moo.cli._policy import print_policy
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
 from evoq_moo.cli._ship import Shipping, calibrated_folder, ship_command, ship_point
@@ -49,7 +49,6 @@ from evoq_moo.costs import objective_names
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.front import PICKS
-from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.runs import (
     Recipe,
@@ -200,7 +199,7 @@ def search(
         count=count,
         samples_seed=samples_seed,
         choose=choose,
-        preprocess=_preprocess(name, weights, resize=resize, crop=crop, mean=mean, std=std),
+        preprocess=preprocess_json(name, weights, resize=resize, crop=crop, mean=mean, std=std),
         weight_bits=parse_bits("weight-bits", weight_bits),
         activation_bits=parse_bits("activation-bits", activation_bits),
         pinned=pinned if pinned in {"ends", "none"} else parse_names(pinned),
@@ -282,7 +281,7 @@ def show(
     elif form is TableForm.TEXT:
         print_policy(loaded, loaded.pick(pick))
     else:
-        emit(policy_table(loaded.pick(pick)), form)
+        emit(loaded.pick(pick).table(), form)
     say_next("ship", front, "--pick", pick or "knee", "-o", "model.onnx", *consent_words(front))
 
 
@@ -325,23 +324,6 @@ def _download(name: str, weights: str | None, classes: int | None) -> None:
     if ":" in name:
         raise ArgumentError(f"download: a factory ({name}) loads its own weights")
     zoo.load(name, weights=weights, classes=classes, download=True)
-
-
-def _preprocess(
-    name: str, weights: str | None, *, resize: int | None, crop: int | None, mean: str | None, std: str | None
-) -> dict[str, Any] | None:
-    """Return the preprocessing that options change, as JSON data; None where they change nothing."""
-    if resize is None and crop is None and mean is None and std is None:
-        return None
-    if ":" in name:
-        if crop is None:
-            raise ArgumentError(
-                "crop: given none; with --model package.module:factory, --crop is needed to change others"
-            )
-        base = Preprocess(crop=crop)
-    else:
-        base = Recipe(model=name, weights=weights).load_model()[1]
-    return changed(base, resize=resize, crop=crop, mean=mean, std=std).to_json()
 
 
 def _print_run(run: SearchRun, output: Path) -> None:

@@ -7,10 +7,11 @@ import typer
 
 from evoq_moo._text import parse_names
 from evoq_moo.calibration import FULL, LIGHT, PRESETS, STEPS, calibrate, check_steps
-from evoq_moo.cli._console import console, files
+from evoq_moo.cli._console import files
 from evoq_moo.cli._next import consent_words, say_next
 from evoq_moo.cli._results import save_result
 from evoq_moo.cli._ship import calibrated_folder
+from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.files import check_writable
 from evoq_moo.front import PICKS, check_costs
@@ -38,6 +39,8 @@ def calibrate_command(
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
     model: Factory = None,
     trust: Trust = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,6 +49,7 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Calibrate one policy of a front with the run's own samples, and write its parameters."""
+    form = TableForm.of(as_json, as_csv)
     folder = calibrated_folder(front, output)
     check_writable("output", folder, folder=True)
     names = check_steps(steps if steps in PRESETS else parse_names(steps))
@@ -63,7 +67,7 @@ def calibrate_command(
         time_limit=time_limit,
         seed=seed,
     )
-    console.print(calibrated.report.table())
+    emit(calibrated.report.table(), form)
 
     def write(target: Path) -> None:
         calibrated.save(target)

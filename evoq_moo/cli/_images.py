@@ -141,3 +141,24 @@ def image_words(images: str | Path | None, labels: str | Path | None, annotation
     """Return the words of a command line that name the same images again."""
     named = (("--images", images), ("--labels", labels), ("--annotations", annotations))
     return [word for option, value in named if value is not None for word in (option, str(value))]
+
+
+def preprocess_json(
+    name: str, weights: str | None, *, resize: int | None, crop: int | None, mean: str | None, std: str | None
+) -> dict[str, Any] | None:
+    """Return the preprocessing that options change, as JSON data; None where they change nothing.
+
+    Raises:
+        ArgumentError: A factory's network is given without `crop`, or an option is not allowed.
+    """
+    if resize is None and crop is None and mean is None and std is None:
+        return None
+    if ":" in name:
+        if crop is None:
+            raise ArgumentError(
+                "crop: given none; with --model package.module:factory, --crop is needed to change others"
+            )
+        base = Preprocess(crop=crop)
+    else:
+        base = Recipe(model=name, weights=weights).load_model()[1]
+    return changed(base, resize=resize, crop=crop, mean=mean, std=std).to_json()

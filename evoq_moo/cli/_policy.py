@@ -1,20 +1,10 @@
 """One policy on the terminal, layer by layer."""
 
-from rich.table import Table
-
 from evoq_moo.accuracy import as_percent
 from evoq_moo.cli._console import console
 from evoq_moo.costs import cost_class
 from evoq_moo.front import ParetoFront
 from evoq_moo.space import Policy
-
-
-def policy_table(policy: Policy) -> Table:
-    """Return a policy as a table."""
-    table = Table("layer", "weight bits", "activation bits")
-    for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
-        table.add_row(name, str(weight), str(activation))
-    return table
 
 
 def print_policy(front: ParetoFront, policy: Policy) -> None:
@@ -27,4 +17,4 @@ def print_policy(front: ParetoFront, policy: Policy) -> None:
         after = " after calibration" if found.calibration else ""
         said.append(f"{front.curve.measure} {as_percent(found.accuracy)} %{after}")
     console.print(", ".join(said))
-    console.print(policy_table(policy))
+    console.print(policy.table())

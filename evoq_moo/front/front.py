@@ -13,6 +13,7 @@ import numpy.typing as npt
 from msgspec import Struct, defstruct
 from rich.table import Table
 
+from evoq_moo._text import html_table
 from evoq_moo.accuracy import AccuracyCurve
 from evoq_moo.costs import (
     checked_budgets,
@@ -134,6 +135,16 @@ class ParetoFront:
         return cls(
             points=_ordered(points, problem.objectives), objectives=problem.objectives, provenance=provenance or {}
         )
+
+    def __repr__(self) -> str:
+        ranges = [f"{name} {values.min():.3g}..{values.max():.3g}" for name, values in self._columns()]
+        return f"ParetoFront({', '.join([f'{len(self)} points', *ranges])})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table(title=repr(self), max_rows=15))
+
+    def _columns(self) -> list[tuple[str, FloatArray]]:
+        return [(name, self.values(name)) for name in self.objectives] if self.points else []
 
     def __len__(self) -> int:
         return len(self.points)
