@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 from evoq_moo.accuracy import FLOAT, FRONT, UNIFORM, AccuracyCurve, MeasuredPolicy
 from evoq_moo.costs import label_of, name_of
 from evoq_moo.errors import ArgumentError
-from evoq_moo.plots._style import BLACK, BLUE, GREEN, ORANGE, VERMILION, new_axes, shown
+from evoq_moo.plots._style import BLACK, BLUE, GREEN, ORANGE, VERMILION, legend_above, new_axes, shown
 from evoq_moo.space import Policy
 
 SHOWN = 0.3
@@ -94,7 +94,7 @@ def plot_accuracy_curve(
     ax.set_xlabel(label_of(x))
     ax.set_ylabel(f"{curve.measure} (%), {curve.count} images")
     ax.grid(visible=True, alpha=0.3)
-    ax.legend(fontsize=8, loc="lower right")
+    legend_above(ax)
     return ax
 
 
@@ -106,7 +106,8 @@ def _leave_out_guessing(ax: Axes, curve: AccuracyCurve, rows: Sequence[MeasuredP
     below = sum(row.accuracy < lowest for row in rows)
     if below:
         ax.set_ylim(bottom=100 * lowest)
-        ax.set_title(f"{below} of {len(rows)} policies are below {100 * lowest:.0f} % and not shown", fontsize=8)
+        said = f"{below} of {len(rows)} are below {100 * lowest:.0f} %"
+        ax.text(0.99, 0.02, said, transform=ax.transAxes, ha="right", fontsize=8)
 
 
 def _draw_rows(

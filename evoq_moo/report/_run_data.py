@@ -11,7 +11,7 @@ from evoq_moo.costs import MeasuredCost
 from evoq_moo.errors import MissingFileError
 from evoq_moo.files import BitWidth, read_json
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.runs import KnownPolicies, check_settings, read_settings, tables_of
+from evoq_moo.runs import KnownPolicies, check_settings, load_front, read_settings, tables_of
 from evoq_moo.sensitivity import SensitivityTable
 
 _CALIBRATED_FORMAT = "evoq-moo/calibrated"
@@ -32,7 +32,7 @@ class RunData:
     """What is known of a run.
 
     Attributes:
-        name: Name of its folder or file.
+        name: The network's, with that of the folder or file.
         front: Its front, perhaps empty; None where nothing is known yet.
         settings: What was asked for, as :class:`~evoq_moo.runs.RunSettings` writes it.
         sensitivity: The sensitivity table, if it was measured.
@@ -84,7 +84,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: b
     front: ParetoFront | None = None
     notes: list[str] = []
     if (path / "front.json").is_file():
-        front = ParetoFront.load(path / "front.json")
+        front = load_front(path)
         if front.provenance.get("interrupted"):
             notes.append("The search was interrupted: this is the front so far. The same command goes on.")
     sensitivity = None
@@ -95,7 +95,7 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: b
         front, note = _front_so_far(known, sensitivity)
         notes.append(note)
     return RunData(
-        name=path.resolve().name,
+        name=_name(path, settings),
         front=front,
         settings=settings,
         sensitivity=sensitivity,
@@ -112,7 +112,13 @@ def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
     report, bits = _calibration(calibrated)
     settings = front.provenance.get("settings")
     settings = {} if settings is None else check_settings(str(path), settings)
-    return RunData(name=path.name, front=front, settings=settings, calibration=report, calibrated_bits=bits)
+    return RunData(name=_name(path, settings), front=front, settings=settings, calibration=report, calibrated_bits=bits)
+
+
+def _name(path: Path, settings: dict[str, Any]) -> str:
+    """Return what a page is headed with: a folder is mostly called `run`."""
+    name, model = path.resolve().name, settings.get("recipe", {}).get("model")
+    return name if model is None else f"{model}: {name}"
 
 
 def _known(
