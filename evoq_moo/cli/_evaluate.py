@@ -38,11 +38,13 @@ from evoq_moo.front import PICKS, ParetoFront, check_costs
 from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.runs import (
+    RECIPE_FILE,
     Recipe,
     checked_calibration,
     load_front,
     measure_curve,
     measure_run,
+    read_recipe,
     tables_of,
 )
 
@@ -100,7 +102,9 @@ def evaluate_command(
     if (source / "calibrated.json").is_file():
         if curve:
             raise ArgumentError(f"source: given {source}, which holds one policy; --all and --points: a run")
-        module, recipe = load_calibrated(source, trust=trust)
+        own = source / RECIPE_FILE
+        vouched = read_recipe(own).vouch(factory) if factory is not None and own.is_file() else None
+        module, recipe = load_calibrated(source, recipe=vouched, trust=trust)
         model, base = recipe.load_model()
         preprocess = _preprocess_of(model, base, recipe, options)
         networks: Networks = [("float", module.reference), ("calibrated", module)]

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from evoq_moo.cli._console import console
+from evoq_moo.cli._next import say_if_interrupted
 from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError
 from evoq_moo.files import check_writable
 from evoq_moo.front import PICKS
-from evoq_moo.report import write_comparison, write_report
+from evoq_moo.report import ReportServer, write_comparison, write_report
 
 
 def report_command(
@@ -24,12 +25,24 @@ def report_command(
         typer.Option(help="Folder that `evoq calibrate` wrote; default: `calibrated` in the run's folder, if there."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show it to this machine's browsers instead, following a running search.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --serve; 0: any that is free.")] = 0,
     trust: Trust = False,
 ) -> None:
     """Write a run as one HTML file that needs no network: accuracies, front, maps, chosen policy, calibration.
 
     Of several runs it shows their fronts in one picture, and what they differ in.
     """
+    if serve:
+        if len(runs) > 1 or calibrated is not None:
+            raise ArgumentError("serve: given with several runs or --calibrated; allowed: with one run")
+        server = ReportServer(runs[0], port=port, pick=pick, trust=trust)
+        console.say(f"{server.url}  (Ctrl-C ends it)")
+        say_if_interrupted("stopped: the page is no longer served")
+        server.serve()
+        return
     check_writable("output", output)
     if len(runs) > 1:
         if calibrated is not None:

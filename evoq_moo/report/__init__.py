@@ -7,8 +7,10 @@ names are escaped wherever they are written.
 from evoq_moo.report._compare import compare_runs, write_comparison
 from evoq_moo.report._render import render_report, write_report
 from evoq_moo.report._run_data import RunData, read_run
+from evoq_moo.report._serve import ReportServer
 
 __all__ = [
+    "ReportServer",
     "RunData",
     "compare_runs",
     "read_run",

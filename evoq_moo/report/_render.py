@@ -56,8 +56,13 @@ def write_report(
     return data
 
 
-def render_report(data: RunData, *, pick: str = "knee") -> str:
+def render_report(data: RunData, *, pick: str = "knee", refresh: int | None = None) -> str:
     """Return a run's report as HTML.
+
+    Args:
+        data: What is known of the run.
+        pick: The policy to show first.
+        refresh: Seconds after which a browser asks for it again; None for never.
 
     Raises:
         ArgumentError: `pick` is not on the front.
@@ -67,6 +72,7 @@ def render_report(data: RunData, *, pick: str = "knee") -> str:
     costs = [cost_class(name) for name in cost_names() if front and all(name in point.costs for point in front)]
     context: dict[str, Any] = {
         "data": data,
+        "refresh": refresh,
         "front": front,
         "choice": choice,
         "facts": facts_of(data),
@@ -82,6 +88,11 @@ def render_report(data: RunData, *, pick: str = "knee") -> str:
         **_pictures(data, front, choice),
     }
     return environment().get_template("report.html.j2").render(context)
+
+
+def error_page(name: str, message: str, *, refresh: int) -> str:
+    """Return a page that says what is wrong with a run's files, and asks again after so many seconds."""
+    return environment().get_template("error.html.j2").render(name=name, message=message, refresh=refresh)
 
 
 def environment() -> Environment:
