@@ -85,6 +85,7 @@ Workers = Annotated[
 @app.callback()
 def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes on the network.")] = False) -> None:
     say_if_interrupted(NOTHING_KEPT)
+    console.stderr = False
     console.follow_terminal()
     errors.follow_terminal()
     logging.basicConfig(
@@ -306,6 +307,7 @@ def demo(
         output=output / "model.onnx",
         judge=judge,
     )
+    shipping.check()
     say_if_interrupted(GOES_ON)
     found: list[QuantizedNetwork] = []
     run = execute(settings, output, evaluations=evaluations, threads=threads, on_network=found.append)
@@ -314,7 +316,6 @@ def demo(
     choice = front.choose("drop<=1")
     console.say(choice.reason)
     print_policy(front, choice.policy)
-    shipping.check()
     ship_point(front, choice.policy, found[0], shipping, TableForm.TEXT)
     say_next("report", output, "-o", output / "report.html")
 

@@ -245,6 +245,11 @@ def _whole_front(
 def _expect(whole: Job, problem: MixedPrecisionProblem, evaluations: int, workers: int) -> None:
     """Say how long scan and search will take, from the time of one evaluation."""
     evaluated, space = problem.evaluator.network, problem.space
+    scanned = scan_policies(space, "sparse")[1]
+    missing = len(scanned) - int(problem.evaluator.known(scanned).sum())
+    left = max(evaluations - problem.evaluator.store.count(evaluated.fingerprint), 0)
+    if not missing + left:
+        return
     bits = space.decode(space.uniform(EXPECTED_BITS)[None])[0]
     seconds = 0.0
     for _ in range(2):  # the first prepares what all later ones use
@@ -252,9 +257,6 @@ def _expect(whole: Job, problem: MixedPrecisionProblem, evaluations: int, worker
         with suppress(NonFiniteError):
             evaluated.difference_of(bits)
         seconds = time.perf_counter() - begun
-    scanned = scan_policies(space, "sparse")[1]
-    missing = len(scanned) - int(problem.evaluator.known(scanned).sum())
-    left = max(evaluations - problem.evaluator.store.count(evaluated.fingerprint), 0)
     whole.expect("scan", missing * SCAN_SHARE * seconds / workers)
     whole.expect("search", left * (seconds / workers + PROPOSING))
 
