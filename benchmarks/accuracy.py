@@ -26,7 +26,7 @@ from evoq_moo.runs import load_front
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()
-DATA = Path(os.environ.get("EVOQ_SHARED_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
+DATA = Path(os.environ.get("EVOQ_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 Network = Annotated[str, typer.Argument(help="Name of a zoo entry.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many labelled images.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -53,9 +53,8 @@ from evoq_moo.evaluation import EvaluationStore, policy_key
 from evoq_moo.export import read_bits, write_bits
 from evoq_moo.files import write_atomically
 from evoq_moo.front import ParetoFront
-from evoq_moo.report._known import KnownPolicies
 from evoq_moo.report._run_data import read_run
-from evoq_moo.runs import Recipe, RunSettings, read_recipe, read_settings, recipe_of, write_recipe
+from evoq_moo.runs import KnownPolicies, Recipe, RunSettings, read_recipe, read_settings, recipe_of, write_recipe
 from evoq_moo.runs.folder import FORMAT as RUN_FORMAT
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.study._runs import Run, RunKey, load_key

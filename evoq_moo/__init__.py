@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evoq_moo.front import Choice, FrontPoint, ParetoFront, choose_by_accuracy
     from evoq_moo.images import LabelledImages, Preprocess
     from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
+    from evoq_moo.report import compare_runs
     from evoq_moo.runs import Recipe, SearchRun, run_search, search
     from evoq_moo.samples import distill_samples, load_samples
     from evoq_moo.sensitivity import SensitivityTable, measure_sensitivity
@@ -58,6 +59,7 @@ __all__ = [
     "SurrogateSearch",
     "calibrate",
     "choose_by_accuracy",
+    "compare_runs",
     "distill_samples",
     "evaluate_accuracy",
     "evaluate_detection",
@@ -114,6 +116,7 @@ _ROOMS = {
         "QuantizedModule",
         "QuantizedNetwork",
     ),
+    "report": ("compare_runs",),
     "runs": (
         "Recipe",
         "SearchRun",

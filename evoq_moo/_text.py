@@ -1,6 +1,9 @@
-"""Turning short texts into values: budgets, numbers, names."""
+"""Turning short texts into values (budgets, numbers, names), and tables into HTML."""
 
 import math
+from html import escape
+
+from rich.table import Table
 
 from evoq_moo.errors import ArgumentError
 
@@ -41,3 +44,12 @@ def parse_values(argument: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ArgumentError(f"{argument}: given {text!r}; allowed: numbers with commas") from None
+
+
+def html_table(table: Table) -> str:
+    """Return a rich table as HTML for notebooks, everything in it escaped."""
+    title = f"<caption>{escape(str(table.title))}</caption>" if table.title else ""
+    heads = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"

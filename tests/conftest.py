@@ -16,7 +16,7 @@ from evoq_moo.zoo._cifar import CifarBlock
 
 NOBODY = 65534
 """A user who owns nothing here."""
-SHARED_DATA = Path(os.environ.get("EVOQ_SHARED_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
+SHARED_DATA = Path(os.environ.get("EVOQ_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def shared_data() -> Callable[[str], Path]:
     def find(name: str) -> Path:
         path = SHARED_DATA / name
         if not path.exists():
-            pytest.skip(f"needs {path} (set EVOQ_SHARED_DATA to where such files are)")
+            pytest.skip(f"needs {path} (set EVOQ_DATA to where such files are)")
         return path
 
     return find

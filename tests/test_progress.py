@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from evoq_moo.progress import track
+from evoq_moo import progress
+from evoq_moo.progress import job, track
 
 
 class Terminal(io.StringIO):
@@ -38,6 +39,7 @@ def test_draws_description_and_counts_on_a_terminal(open_terminal):
     drawn = terminal.getvalue()
     assert "scan [of layers]" in drawn
     assert "4/4" in drawn
+    assert "100 %" in drawn
 
 
 def test_description_can_change(open_terminal):
@@ -47,6 +49,70 @@ def test_description_can_change(open_terminal):
         bar.advance()
     assert "after" in terminal.getvalue()
     assert "1/?" in terminal.getvalue()
+
+
+def test_lines_off_a_terminal(monkeypatch):
+    stream, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with track(100, "scan") as bar:
+        for _ in range(100):
+            now[0] += 1
+            bar.advance()
+    assert stream.getvalue().splitlines() == [
+        "scan 30/100, 30 %, 0:01:10 left",
+        "scan 60/100, 60 %, 0:00:40 left",
+        "scan 90/100, 90 %, 0:00:10 left",
+    ]
+
+
+class TestJob:
+    """One bar for all phases, whose remaining time is that of the whole job."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+        return now
+
+    def test_remaining_time_is_within_30_percent_after_a_tenth(self, clock):
+        """Phases that take 1.3 times what was expected, or 0.8 times; the scan said 0:00:01 at 32 of 204."""
+        for factor in (0.8, 1.0, 1.3):
+            clock[0] = 0.0
+            true = {"set-up": 10.0, "scan": 30 * factor, "search": 160 * factor}
+            whole, errors = sum(true.values()), []
+            with job({"set-up": 10.0, "scan": 30.0, "search": 160.0}) as made:
+                for name, steps in (("set-up", 5), ("scan", 200), ("search", 1000)):
+                    with made.phase(name), track(steps, name) as bar:
+                        for _ in range(steps):
+                            clock[0] += true[name] / steps
+                            bar.advance()
+                            if 0.1 * whole <= clock[0] <= 0.95 * whole:
+                                errors.append((clock[0] + made.remaining) / whole - 1)
+                assert made.remaining == 0
+            assert max(map(abs, errors)) < 0.3, (factor, errors)
+
+    def test_is_one_bar(self, open_terminal):
+        terminal = open_terminal()
+        with job({"one": 1.0, "two": 1.0}) as made:
+            for name in ("one", "two"):
+                with made.phase(name), track(3, f"phase {name}") as bar, track(2, "inner") as inner:
+                    inner.advance()
+                    bar.advance(3)
+                with made.paused():  # what was drawn last stays above
+                    pass
+        drawn = terminal.getvalue()
+        assert "phase one 3/3" in drawn
+        assert "phase two 3/3" in drawn
+        assert "inner" not in drawn
+
+    def test_expectations_may_change(self, clock):
+        with job({"one": 5.0, "two": 0.0}) as made:
+            made.expect("two", 20.0)
+            assert made.remaining == 25
+            with made.phase("one"):
+                clock[0] = 2.0
+                assert made.remaining == 23
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None])

@@ -47,6 +47,7 @@ def evaluate_accuracy(
     labels: Labels | None = None,
     preprocess: Transform | None = None,
     reference: nn.Module | None = None,
+    compare: bool = True,
     batch_size: int = 50,
     limit: int | None = None,
     threads: int | None = None,
@@ -62,6 +63,7 @@ def evaluate_accuracy(
         labels: A CSV file or whole numbers, see :class:`LabelledImages`.
         preprocess: Default: the network's attribute of that name.
         reference: Usually the float network. Default: the network's attribute of that name, if it has one.
+        compare: Whether to measure the agreement with the reference, which is run beside the network for it.
         batch_size: Images read at once.
         limit: Take the first `limit` images only.
         threads: Micro-batches computed at once; None for one a core. Results do not depend on it.
@@ -78,7 +80,10 @@ def evaluate_accuracy(
         NetworkError: A network's result isn't `(N, classes)`.
         NonFiniteError: A network's logits are NaN.
     """
-    reference = getattr(network, "reference", None) if reference is None else reference
+    if not compare:
+        reference = None
+    elif reference is None:
+        reference = getattr(network, "reference", None)
     for argument, value in (("network", network), ("reference", reference)):
         if not isinstance(value, nn.Module) and (argument == "network" or value is not None):
             raise ArgumentError(f"{argument}: given a {type(value).__name__}; allowed: a torch.nn.Module")

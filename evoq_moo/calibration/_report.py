@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from evoq_moo._text import html_table
 from evoq_moo.files import Amount, Number, Whole, convert, reading
 
 
@@ -55,6 +56,15 @@ class CalibrationReport:
     steps: tuple[StepReport, ...]
     seconds: Amount
     mirror: bool = False
+
+    def __repr__(self) -> str:
+        said = ", ".join(
+            f"{s.step} {s.held_out_before:.3g} -> {s.held_out_after:.3g} ({s.outcome})" for s in self.steps
+        )
+        return f"CalibrationReport({self.metric} on {self.samples} samples, held out: {said or 'no steps'})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table())
 
     def table(self) -> Table:
         """Return the steps as a rich table."""

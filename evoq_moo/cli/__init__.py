@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 from evoq_moo.cli._console import errors
 from evoq_moo.cli._group import app
+from evoq_moo.cli._next import INTERRUPTED, interruption
 from evoq_moo.errors import EvoqError
 
 __all__ = ["app", "main"]
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line.
 
     Errors of ours and of the system become one sentence and exit code 1; Ctrl-C and SIGTERM end a command alike, with
-    exit code 130 where it has nothing to write.
+    exit code 130 and a sentence that says what became of its work.
     """
     try:
         with _sigterm_interrupts():
@@ -34,7 +34,7 @@ def main() -> None:
         # Typer makes an exit of an interruption within a command.
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
-        errors.say("interrupted; the same command goes on where it was", style="yellow")
+        errors.say(interruption(), style="yellow")
         sys.exit(INTERRUPTED)
     except MemoryError as error:
         _fail(f"not enough memory{f': {error}' if str(error) else ''}")

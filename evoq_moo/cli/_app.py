@@ -4,99 +4,163 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from evoq_moo import zoo
-from evoq_moo._text import parse_budgets, parse_names, parse_values
-from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo._text import parse_budgets, parse_names
+from evoq_moo.accuracy import CURVE_FILE, Judge
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._console import console, files
 from evoq_moo.cli._costs import limit_options, table_options, with_options
-from evoq_moo.cli._detection import annotated_images, print_detection
+from evoq_moo.cli._evaluate import evaluate_command
 from evoq_moo.cli._export import export_command, verify_command
+from evoq_moo.cli._images import (
+    Annotations,
+    Crop,
+    LabelledImagesOption,
+    LabelsOption,
+    Limit,
+    Mean,
+    Resize,
+    Std,
+    image_words,
+    judge_of,
+    preprocess_json,
+)
 from evoq_moo.cli._models import models_command
+from evoq_moo.cli._next import (
+    FRONT_SO_FAR,
+    GOES_ON,
+    INTERRUPTED,
+    consent_words,
+    say_if_interrupted,
+    say_next,
+)
 from evoq_moo.cli._parse import parse_bits
+from evoq_moo.cli._policy import print_policy
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
-from evoq_moo.cli._trust import Factory, Trust, recipe_for
-from evoq_moo.costs import cost_class, objective_names
-from evoq_moo.detection import BoxDecoder, attribute_of
+from evoq_moo.cli._ship import Shipping, calibrated_folder, ship_command, ship_point
+from evoq_moo.cli._tables import Csv, Json, TableForm, emit
+from evoq_moo.costs import objective_names
 from evoq_moo.difference import METRICS
-from evoq_moo.errors import ArgumentError
-from evoq_moo.front import PICKS, ParetoFront, check_costs
-from evoq_moo.images import Preprocess
+from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.front import PICKS
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.runs import Recipe, RunSettings, SearchRun, execute, load_front
+from evoq_moo.runs import (
+    Recipe,
+    RunSettings,
+    SearchRun,
+    checked_calibration,
+    execute,
+    load_costs,
+    load_front,
+    measure_run,
+)
 from evoq_moo.samples import CHOOSERS, RANDOM
-from evoq_moo.space import Policy
+
+NETWORK, SAMPLES, SPACE, SEARCH, CURVE = "Network", "Samples", "Search space", "Search", "Accuracy curve at the end"
 
 app = typer.Typer()
-app.command("calibrate")(calibrate_command)
-app.command("report")(report_command)
-app.command("models")(models_command)
-app.command("compare")(compare_command)
-app.command("export")(export_command)
-app.command("verify")(verify_command)
-app.command("profile")(profile_command)
 
-Threads = Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")]
-Workers = Annotated[int | None, typer.Option(help="Evaluate on this many processes instead.")]
-Resize = Annotated[int | None, typer.Option(help="Shorter side before the crop (pixels); 0: no resize.")]
-Crop = Annotated[int | None, typer.Option(help="Side of the network's input (pixels).")]
-Mean = Annotated[str | None, typer.Option(help="Per-channel mean on the 0..1 scale, like 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Per-channel standard deviation on the 0..1 scale.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Micro-batches computed at once; default: one a core.", rich_help_panel="This machine"),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Evaluate on this many processes instead.", rich_help_panel="This machine")
+]
 
 
-@app.command()
 @with_options(table_options())
 def search(
     model: Annotated[str, typer.Argument(help="Name of a zoo entry (see `evoq models`).")] = "",
     *,
     factory: Annotated[
-        str | None, typer.Option("--model", help="Instead of a name: package.module:factory of any torch module.")
+        str | None,
+        typer.Option(
+            "--model", help="Instead of a name: package.module:factory of any torch module.", rich_help_panel=NETWORK
+        ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights file, or a published name (see `evoq models`).")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weights file, a published name (see `evoq models`), or random.", rich_help_panel=NETWORK),
+    ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Get published weights where they aren't on this machine.")
+        bool,
+        typer.Option(
+            "--download", help="Get published weights where they aren't on this machine.", rich_help_panel=NETWORK
+        ),
     ] = False,
     samples: Annotated[
         str | None,
-        typer.Option(help="Folder of images or .npz file, no labels needed; synthetic: made of BatchNorm statistics."),
+        typer.Option(
+            help="Folder of images or .npz file, no labels needed; synthetic: made of BatchNorm statistics.",
+            rich_help_panel=SAMPLES,
+        ),
     ] = None,
-    choose: Annotated[str, typer.Option(help=f"How samples are drawn: {', '.join(CHOOSERS)}.")] = RANDOM,
-    count: Annotated[int, typer.Option(help="Number of samples.")] = 50,
-    samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.")] = 0,
+    choose: Annotated[
+        str, typer.Option(help=f"How samples are drawn: {', '.join(CHOOSERS)}.", rich_help_panel=SAMPLES)
+    ] = RANDOM,
+    count: Annotated[int, typer.Option(help="Number of samples.", rich_help_panel=SAMPLES)] = 50,
+    samples_seed: Annotated[int, typer.Option(help="Seed of the draw of samples.", rich_help_panel=SAMPLES)] = 0,
     resize: Resize = None,
     crop: Crop = None,
     mean: Mean = None,
     std: Std = None,
-    weight_bits: Annotated[str, typer.Option(help="Allowed weight bit-widths, like 2-8 or 2,4,8.")] = "2-8",
-    activation_bits: Annotated[
-        str, typer.Option(help="Allowed activation bit-widths; 8: search weights only.")
+    weight_bits: Annotated[
+        str, typer.Option(help="Allowed weight bit-widths, like 2-8 or 2,4,8.", rich_help_panel=SPACE)
     ] = "2-8",
-    pinned: Annotated[str, typer.Option(help="Layers held at 8 bits: ends, none, or names with commas.")] = "ends",
-    classes: Annotated[int | None, typer.Option(help="Of a detector, background counted.")] = None,
-    tied: Annotated[bool, typer.Option("--tied", help="One bit-width for a layer's weights and activation.")] = False,
+    activation_bits: Annotated[
+        str, typer.Option(help="Allowed activation bit-widths; 8: search weights only.", rich_help_panel=SPACE)
+    ] = "2-8",
+    pinned: Annotated[
+        str, typer.Option(help="Layers held at 8 bits: ends, none, or names with commas.", rich_help_panel=SPACE)
+    ] = "ends",
+    classes: Annotated[
+        int | None, typer.Option(help="Of a detector, background counted.", rich_help_panel=NETWORK)
+    ] = None,
+    tied: Annotated[
+        bool, typer.Option("--tied", help="One bit-width for a layer's weights and activation.", rich_help_panel=SPACE)
+    ] = False,
     difference: Annotated[
-        str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.")
+        str,
+        typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.", rich_help_panel=SEARCH),
     ] = "auto",
     results: Annotated[
-        str, typer.Option(help="Results between layers that have 8 bits: auto, float (none) or int8 (of Linear too).")
+        str,
+        typer.Option(
+            help="Results between layers that have 8 bits: auto, float (none) or int8 (of Linear too).",
+            rich_help_panel=SEARCH,
+        ),
     ] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
-    objectives: Annotated[str, typer.Option(help=f"Any of {','.join(objective_names())}.")] = "difference,bops",
+    engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.", rich_help_panel=SEARCH)] = "auto",
+    objectives: Annotated[
+        str, typer.Option(help=f"Any of {','.join(objective_names())}.", rich_help_panel=SEARCH)
+    ] = "difference,bops",
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="A limit in the objective's unit: 'bops<=5', 'size<=2' or 'difference<=0.01'; repeatable."),
+        typer.Option(
+            help="A limit in the objective's unit: 'bops<=5', 'size<=2' or 'difference<=0.01'; repeatable.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     calibrated: Annotated[
         bool,
-        typer.Option("--calibrated", help="Search networks after light calibration (slower)."),
+        typer.Option("--calibrated", help="Search networks after light calibration (slower).", rich_help_panel=SEARCH),
     ] = False,
-    evaluations: Annotated[int, typer.Option(help="Evaluations of the search, sensitivity scan not counted.")] = 1000,
-    pop_size: Annotated[int, typer.Option(help="Population size of NSGA-II.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    evaluations: Annotated[
+        int, typer.Option(help="Evaluations of the search, sensitivity scan not counted.", rich_help_panel=SEARCH)
+    ] = 1000,
+    pop_size: Annotated[int, typer.Option(help="Population size of NSGA-II.", rich_help_panel=SEARCH)] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the search.", rich_help_panel=SEARCH)] = 0,
+    images: LabelledImagesOption = None,
+    labels: LabelsOption = None,
+    annotations: Annotations = None,
+    limit: Limit = None,
+    points: Annotated[
+        int, typer.Option(help="Points of the front to measure, where there are images.", rich_help_panel=CURVE)
+    ] = 12,
     workers: Workers = None,
     threads: Threads = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the same one resumes it.")] = Path(
@@ -104,7 +168,10 @@ def search(
     ),
     **tables: str | None,
 ) -> None:
-    """Search for the front of output difference against cost. Ctrl-C leaves a front; the same command goes on."""
+    """Search for the front of output difference against cost. Ctrl-C leaves a front; the same command goes on.
+
+    With labelled images, the accuracy curve of the front is measured at the end.
+    """
     if bool(model) == bool(factory):
         raise ArgumentError(f"model: give a name ({', '.join(zoo.names())}) or --model package.module:factory")
     name = factory or model
@@ -117,7 +184,7 @@ def search(
         count=count,
         samples_seed=samples_seed,
         choose=choose,
-        preprocess=_preprocess(name, weights, resize=resize, crop=crop, mean=mean, std=std),
+        preprocess=preprocess_json(name, weights, resize=resize, crop=crop, mean=mean, std=std),
         weight_bits=parse_bits("weight-bits", weight_bits),
         activation_bits=parse_bits("activation-bits", activation_bits),
         pinned=pinned if pinned in {"ends", "none"} else parse_names(pinned),
@@ -136,73 +203,74 @@ def search(
         costs={name: file for name, file in tables.items() if file is not None},
         calibrate="light" if calibrated else None,
     )
-    run = execute(
-        settings,
-        output,
-        evaluations=evaluations,
-        workers=workers,
-        threads=threads,
-        on_network=lambda network: console.say(str(network.report())),
-    )
+    check_count("points", points)
+    given: dict[str, Any] = {"images": images, "labels": labels, "annotations": annotations, "limit": limit}
+    judge = None
+    if any(value is not None for value in given.values()):
+        loaded, base = recipe.load_model()
+        judge = judge_of(loaded, base, recipe, **given, threads=threads)
+    found: list[QuantizedNetwork] = []
+
+    def take(network: QuantizedNetwork) -> None:
+        console.say(str(network.report()))
+        found.append(network)
+        say_if_interrupted(GOES_ON)
+
+    run = execute(settings, output, evaluations=evaluations, workers=workers, threads=threads, on_network=take)
+    _end_search(run, output, found[0], judge, settings, points)
+    words = [*consent_words(output), *image_words(images, labels, annotations)]
+    if judge is not None:
+        say_next("ship", output, "--pick", "drop<=1", "-o", "model.onnx", *words)
+    else:
+        say_next("show", output, "--pick", "knee")
+
+
+def _end_search(
+    run: SearchRun,
+    output: Path,
+    network: QuantizedNetwork,
+    judge: Judge | None,
+    settings: RunSettings,
+    points: int,
+    calibration: str = "",
+) -> None:
+    """Print what a search found, and measure its accuracy curve where images are given.
+
+    Raises:
+        typer.Exit: The search was interrupted.
+    """
     _print_run(run, output)
+    if run.interrupted:
+        say_if_interrupted(FRONT_SO_FAR)
+        raise typer.Exit(INTERRUPTED)
+    if judge is not None:
+        costs = load_costs(settings.costs)
+        curve = measure_run(network, output, judge, points=points, calibration=calibration, costs=costs)
+        emit(curve.table(), TableForm.TEXT)
+        files(output, CURVE_FILE, "accuracy.png")
 
 
-@app.command()
 @with_options(limit_options())
 def show(
     front: Annotated[Path, typer.Argument(help="Folder of a run, or a front file.")],
     *,
     pick: Annotated[str | None, typer.Option(help=f"Show one policy: {PICKS}.")] = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
     **limits: float | None,
 ) -> None:
     """Show a front as a table, or one of its policies layer by layer."""
+    form = TableForm.of(as_json, as_csv)
     loaded = load_front(front)
-    if pick is not None:
-        _print_policy(loaded, loaded.pick(pick))
+    if pick is None:
+        emit(loaded.under(**limits).table(title=str(front)), form)
+    elif form is TableForm.TEXT:
+        print_policy(loaded, loaded.pick(pick))
     else:
-        console.print(loaded.under(**limits).table(title=str(front)))
+        emit(loaded.pick(pick).table(), form)
+    say_next("ship", front, "--pick", pick or "knee", "-o", "model.onnx", *consent_words(front))
 
 
-@app.command()
-def evaluate(
-    front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
-    *,
-    pick: Annotated[str, typer.Option(help=f"Which policy: {PICKS}.")] = "knee",
-    images: Annotated[str | None, typer.Option(help="Labelled images: a folder or .npz file.")] = None,
-    labels: Annotated[str | None, typer.Option(help="CSV file with columns file,label.")] = None,
-    annotations: Annotated[
-        str | None, typer.Option(help="Of a detector: COCO's JSON, or YOLO's folder; VOC's is in the images' folder.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    threads: Threads = None,
-    factory: Factory = None,
-    trust: Trust = False,
-) -> None:
-    """Measure one policy of a front beside the float network: top-1, or a detector's mAP."""
-    loaded = load_front(front)
-    recipe = recipe_for(loaded, front, model=factory, trust=trust)
-    policy = loaded.pick(pick)
-    model, base = recipe.load_model()
-    found = None
-    if attribute_of(model, "decoder", BoxDecoder) is not None:
-        if resize is not None or crop is not None:
-            raise ArgumentError(f"resize, crop: {recipe.model} is a detector, which takes whole images: allowed: none")
-        found = annotated_images(images, annotations, labels=labels).first(limit)
-    elif annotations is not None:
-        raise ArgumentError(f"annotations: given {annotations}; {recipe.model} is no detector: allowed: --labels")
-    network = recipe(threads=threads, progress=True)
-    check_costs([loaded.point_of(policy)], network.space)
-    preprocess = _changed(base, resize=resize, crop=crop)
-    _print_policy(loaded, policy)
-    if found is not None:
-        print_detection(network, policy, found, threads=threads)
-        return
-    _print_accuracy(*_accuracies(network, policy, recipe.model, images, labels, preprocess, limit))
-
-
-@app.command()
 def demo(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path("demo"),
@@ -210,15 +278,31 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     threads: Threads = None,
 ) -> None:
-    """Run the main job on the embedded digits network: scan, search, front, knee, accuracy. No files needed."""
+    """Run the whole job on the embedded digits network, from search to shipped file. No files needed."""
     console.print("A small residual network on 8x8 digits, trained here once and kept in the cache.")
     recipe = Recipe(model="digits")
-    run = execute(RunSettings(recipe=recipe, seed=seed), output, evaluations=evaluations, threads=threads)
-    _print_run(run, output)
-    network = recipe(threads=threads)
-    knee = run.front.knee()
-    _print_policy(run.front, knee)
-    _print_accuracy(*_accuracies(network, knee, "digits", None, None, recipe.load_model()[1], None))
+    settings = RunSettings(recipe=recipe, seed=seed)
+    loaded, base = recipe.load_model()
+    nothing: dict[str, Any] = {"images": None, "labels": None, "annotations": None, "limit": None}
+    judge = judge_of(loaded, base, recipe, **nothing, threads=threads)
+    shipping = Shipping(
+        recipe=recipe,
+        steps=checked_calibration("full"),
+        folder=calibrated_folder(output, None),
+        output=output / "model.onnx",
+        judge=judge,
+    )
+    shipping.check()
+    say_if_interrupted(GOES_ON)
+    found: list[QuantizedNetwork] = []
+    run = execute(settings, output, evaluations=evaluations, threads=threads, on_network=found.append)
+    _end_search(run, output, found[0], judge, settings, 8, "light")
+    front = load_front(output)
+    choice = front.choose("drop<=1")
+    console.say(choice.reason)
+    print_policy(front, choice.policy)
+    ship_point(front, choice.policy, found[0], shipping, TableForm.TEXT)
+    say_next("report", output, "-o", output / "report.html")
 
 
 def _download(name: str, weights: str | None, classes: int | None) -> None:
@@ -228,82 +312,24 @@ def _download(name: str, weights: str | None, classes: int | None) -> None:
     zoo.load(name, weights=weights, classes=classes, download=True)
 
 
-def _changed(
-    base: Preprocess, *, resize: int | None, crop: int | None, mean: str | None = None, std: str | None = None
-) -> Preprocess:
-    changes: dict[str, Any] = {}
-    if resize is not None:
-        changes["resize"] = resize or None
-    if crop is not None:
-        changes["crop"] = crop
-    if mean is not None:
-        changes["mean"] = parse_values("mean", mean)
-    if std is not None:
-        changes["std"] = parse_values("std", std)
-    return base.replace(**changes) if changes else base
-
-
-def _preprocess(
-    name: str, weights: str | None, *, resize: int | None, crop: int | None, mean: str | None, std: str | None
-) -> dict[str, Any] | None:
-    """Return the preprocessing that options change, as JSON data; None where they change nothing."""
-    if resize is None and crop is None and mean is None and std is None:
-        return None
-    if ":" in name:
-        if crop is None:
-            raise ArgumentError(
-                "crop: given none; with --model package.module:factory, --crop is needed to change others"
-            )
-        base = Preprocess(crop=crop)
-    else:
-        base = Recipe(model=name, weights=weights).load_model()[1]
-    return _changed(base, resize=resize, crop=crop, mean=mean, std=std).to_json()
-
-
-def _accuracies(
-    network: QuantizedNetwork,
-    policy: Policy,
-    model: str,
-    images: str | None,
-    labels: str | None,
-    preprocess: Preprocess,
-    limit: int | None,
-) -> tuple[Accuracy, Accuracy]:
-    source: Any = images
-    source_labels: Any = labels
-    if images is None:
-        default = zoo.entry(model).default_labelled if ":" not in model else None
-        if default is None:
-            raise ArgumentError(f"images: given none; {model} has no labelled images of its own: give a folder or .npz")
-        source, source_labels = default()
-    options: dict[str, Any] = {"labels": source_labels, "preprocess": preprocess, "limit": limit}
-    exact = evaluate_accuracy(network.network, source, **options)
-    quantized = evaluate_accuracy(network.apply(policy), source, reference=network.network, **options)
-    return exact, quantized
-
-
 def _print_run(run: SearchRun, output: Path) -> None:
     shown = min(len(run.front), 25)
-    title = f"{shown} of {len(run.front)} points on the front of {len(run.vectors)} policies"
+    known = run.front.provenance["policies_known"]
+    title = f"{shown} of {len(run.front)} points on the front of {known} policies"
     console.print(run.front.table(title=title, max_rows=shown))
     files(output, "front.json", "front.png", "sensitivity.json", "evaluations.sqlite")
-    if run.interrupted:
-        console.print("interrupted: this is the front so far; the same command goes on", style="yellow")
 
 
-def _print_policy(front: ParetoFront, policy: Policy) -> None:
-    point = front.point_of(policy)
-    costs = [f"{name} {value:.4g} {cost_class(name).unit}" for name, value in point.costs.items()]
-    console.print(", ".join([f"difference {point.difference:.4g}", *costs]))
-    table = Table("layer", "weight bits", "activation bits")
-    for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
-        table.add_row(name, str(weight), str(activation))
-    console.print(table)
-
-
-def _print_accuracy(exact: Accuracy, quantized: Accuracy) -> None:
-    table = Table("network", "images", "top-1 (%)", "top-5 (%)", "agreement with float (%)")
-    for name, found in (("float", exact), ("quantized", quantized)):
-        columns = [found.top1, found.top5, found.agreement]
-        table.add_row(name, str(found.count), *("-" if v is None else f"{100 * v:.2f}" for v in columns))
-    console.print(table)
+# In the order of the work.
+app.command("demo")(demo)
+app.command("models")(models_command)
+app.command("profile")(profile_command)
+app.command("search")(search)
+app.command("show")(show)
+app.command("evaluate")(evaluate_command)
+app.command("ship")(ship_command)
+app.command("calibrate")(calibrate_command)
+app.command("export")(export_command)
+app.command("verify")(verify_command)
+app.command("report")(report_command)
+app.command("compare")(compare_command)

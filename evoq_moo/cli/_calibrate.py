@@ -7,8 +7,11 @@ import typer
 
 from evoq_moo._text import parse_names
 from evoq_moo.calibration import FULL, LIGHT, PRESETS, STEPS, calibrate, check_steps
-from evoq_moo.cli._console import console, files
+from evoq_moo.cli._console import files
+from evoq_moo.cli._next import consent_words, say_next
 from evoq_moo.cli._results import save_result
+from evoq_moo.cli._ship import calibrated_folder
+from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.files import check_writable
 from evoq_moo.front import PICKS, check_costs
@@ -36,12 +39,19 @@ def calibrate_command(
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once; default: one a core.")] = None,
     model: Factory = None,
     trust: Trust = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the calibrated network.")] = Path(
-        "calibrated"
-    ),
+    as_json: Json = False,
+    as_csv: Csv = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder of the calibrated network; default: `calibrated` in the run's folder."
+        ),
+    ] = None,
 ) -> None:
     """Calibrate one policy of a front with the run's own samples, and write its parameters."""
-    check_writable("output", output, folder=True)
+    form = TableForm.of(as_json, as_csv)
+    folder = calibrated_folder(front, output)
+    check_writable("output", folder, folder=True)
     names = check_steps(steps if steps in PRESETS else parse_names(steps))
     loaded = load_front(front)
     policy = loaded.pick(pick)
@@ -57,11 +67,13 @@ def calibrate_command(
         time_limit=time_limit,
         seed=seed,
     )
-    console.print(calibrated.report.table())
+    emit(calibrated.report.table(), form)
 
-    def write(folder: Path) -> None:
-        calibrated.save(folder)
-        write_recipe(folder / RECIPE_FILE, recipe)
+    def write(target: Path) -> None:
+        calibrated.save(target)
+        write_recipe(target / RECIPE_FILE, recipe)
 
-    save_result(output, write)
-    files(output, "calibrated.json", "calibrated.safetensors", RECIPE_FILE)
+    save_result(folder, write)
+    files(folder, "calibrated.json", "calibrated.safetensors", RECIPE_FILE)
+    words = consent_words(front)
+    say_next("export", folder, "-o", "model.onnx", *words)

@@ -1,6 +1,6 @@
 """The command `evoq compare`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,6 +11,8 @@ import typer
 from rich.table import Table
 
 from evoq_moo.cli._console import console
+from evoq_moo.cli._next import GOES_ON, say_if_interrupted
+from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, MissingPackageError
 from evoq_moo.study import INDICATORS, Study, StudyResults, read_study
@@ -27,13 +29,20 @@ def compare_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: the file's `path`.")] = None,
     plots: Annotated[bool, typer.Option(help="Draw curves, runtimes, attainment and ranks into plots/.")] = True,
     trust: Trust = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Run every algorithm on every problem with every seed; the same command goes on where it was."""
+    form = TableForm.of(as_json, as_csv)
     arguments = read_study(file, output=output, trust=trust)
+    say_if_interrupted(GOES_ON)
     with _executor(workers, scheduler) as executor:
         results = Study(**arguments, executor=executor).run()
-    for problem in results.problems:
-        console.print(_table(results, problem, indicator))
+    if form is TableForm.TEXT:
+        for problem in results.problems:
+            console.print(_table(results, (problem,), indicator))
+    else:
+        emit(_table(results, results.problems, indicator), form)
     if results.ranks_problems:
         ranking = results.friedman(indicator=indicator)
         order = np.argsort(ranking.average_ranks)
@@ -80,16 +89,19 @@ def _dask(scheduler: str) -> Iterator[Executor]:
         yield client.get_executor()
 
 
-def _table(results: StudyResults, problem: str, indicator: str) -> Table:
-    """Return the algorithms on one problem, best first."""
+def _table(results: StudyResults, problems: Sequence[str], indicator: str) -> Table:
+    """Return the algorithms on some problems, best first on each."""
     rows = results.summary(indicator=indicator)
-    rows = rows[rows["problem"] == problem]
-    table = Table(title=f"{problem}: {indicator}, {int(rows['runs'].min())} seeds")
-    for column in ("algorithm", "median", "95 % interval", "A12 of the best over it", "p (Holm)"):
-        table.add_column(column, justify="left" if column == "algorithm" else "right")
+    rows = rows[rows["problem"].isin(problems)]
+    one = len(problems) == 1
+    table = Table(title=f"{problems[0]}: {indicator}, {int(rows['runs'].min())} seeds" if one else None)
+    for column in ("problem", "algorithm", "median", "95 % interval", "A12 of the best over it", "p (Holm)"):
+        if column != "problem" or not one:
+            table.add_column(column, justify="left" if column in {"problem", "algorithm"} else "right")
     for row in rows.itertuples():
         first = np.isnan(row.p_holm)
         table.add_row(
+            *(() if one else (row.problem,)),
             row.algorithm,
             f"{row.median:.4f}",
             f"{row.low:.4f} .. {row.high:.4f}",

@@ -8,19 +8,21 @@ from rich.logging import RichHandler
 from typer.core import TyperCommand, TyperGroup
 
 from evoq_moo.cli._console import console, errors
+from evoq_moo.cli._next import NOTHING_KEPT, say_if_interrupted
 
 COMMANDS = {
-    "demo": "Run the main job on the embedded digits network: scan, search, front, knee, accuracy.",
+    "demo": "Run the whole job on the embedded digits network, from search to shipped file.",
+    "models": "List the networks that are known by name, with their costs at their input size, or show one of them.",
+    "profile": "Measure each layer's time here, at the bit-widths that ONNX has types for.",
     "search": "Search for the front of output difference against cost.",
     "show": "Show a front as a table, or one of its policies layer by layer.",
-    "evaluate": "Measure one policy of a front beside the float network: top-1, or a detector's mAP.",
+    "evaluate": "Measure accuracy on labelled images: of one policy beside the float network, or the curve of a whole front.",
+    "ship": "Calibrate, export, verify and measure one policy of a front: a file that runs.",
     "calibrate": "Calibrate one policy of a front with the run's own samples, and write its parameters.",
     "export": "Write a calibrated network as a file that other programs run.",
     "verify": "Check an exported file against the network it was made from; exit code 1 where they differ.",
     "report": "Write a run as one HTML file that needs no network.",
     "compare": "Run every algorithm on every problem with every seed; the same command goes on where it was.",
-    "profile": "Measure each layer's time here, at the bit-widths that ONNX has types for.",
-    "models": "List the networks that are known by name, with their costs at their input size, or show one of them.",
 }
 """Each command and what its own help begins with."""
 
@@ -49,11 +51,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback()
 def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes on the network.")] = False) -> None:
+    say_if_interrupted(NOTHING_KEPT)
+    console.stderr = False
     console.follow_terminal()
     errors.follow_terminal()
     logging.basicConfig(

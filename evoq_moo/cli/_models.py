@@ -1,5 +1,6 @@
 """The command `evoq models`."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -7,24 +8,33 @@ from rich.table import Table
 
 from evoq_moo import zoo
 from evoq_moo.cli._console import console
+from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.errors import MissingPackageError
 
 
 def models_command(
     name: Annotated[str, typer.Argument(help="Show everything that is known of one network.")] = "",
+    *,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """List the networks that are known by name, with their costs at their input size, or show one of them."""
+    form = TableForm.of(as_json, as_csv)
     if name:
-        console.print(_details(zoo.entry(name)))
+        emit(_details(zoo.entry(name)), form)
         return
+    # What a narrow terminal has no room for is in the files' forms, and in `evoq models NAME`.
+    wide = form is not TableForm.TEXT or console.width >= WIDE
     table = Table()
-    for column in ("name", "task", "dataset", "input", "classes", "GMACs", "10^6 parameters", "genes", "weights"):
-        table.add_column(column, overflow="fold")
+    for column, _ in COLUMNS:
+        if wide or column in NARROW:
+            table.add_column(column, overflow="fold", no_wrap=column == "name")
     for known in zoo.names():
         entry = zoo.entry(known)
-        row = (known, entry.task, entry.dataset, _size(entry), str(entry.classes))
-        table.add_row(*row, *_figures(entry), _weights(entry))
-    console.print(table)
+        figures = dict(zip(("GMACs", "10^6 parameters", "genes"), _figures(entry), strict=True))
+        cells = {column: figures[column] if of is None else of(entry) for column, of in COLUMNS}
+        table.add_row(*(cell for column, cell in cells.items() if wide or column in NARROW))
+    emit(table, form)
 
 
 def _size(entry: zoo.ZooEntry) -> str:
@@ -48,7 +58,7 @@ def _weights(entry: zoo.ZooEntry) -> str:
 
 
 def _details(entry: zoo.ZooEntry) -> Table:
-    table = Table(show_header=False)
+    table = Table("what", "value", show_header=False)
     preprocess = ", ".join(f"{key} {value}" for key, value in entry.preprocess.to_json().items())
     macs, parameters, genes = _figures(entry)
     rows = [
@@ -76,3 +86,20 @@ def _details(entry: zoo.ZooEntry) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+COLUMNS: tuple[tuple[str, Callable[[zoo.ZooEntry], str] | None], ...] = (
+    ("name", lambda entry: entry.name),
+    ("task", lambda entry: entry.task),
+    ("dataset", lambda entry: entry.dataset),
+    ("input", _size),
+    ("classes", lambda entry: str(entry.classes)),
+    ("GMACs", None),
+    ("10^6 parameters", None),
+    ("genes", None),
+    ("weights", _weights),
+)
+"""Headings, and what they show; None for figures that are computed together."""
+NARROW = {"name", "input", "GMACs", "genes", "weights"}
+WIDE = 120
+"""Columns of a terminal that has room for all."""

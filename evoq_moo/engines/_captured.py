@@ -27,6 +27,8 @@ _CACHED_BYTES = 16 * 2**20
 _SCAN_KEPT = 2**30
 """Memory a scan may take for the float network's kept results (bytes)."""
 _SCAN_POLICIES = 32
+_SCAN_STEP = 8
+"""Policies of a scan between two signs of progress, where the float network runs once for all of them."""
 _SCAN_BYTES = 256 * 2**20
 _PLANS = 256
 
@@ -189,7 +191,8 @@ class CapturedRunner:
         sized = self._for_scans()
         fits = len(sized.batches) * sized.kept_bytes <= _SCAN_KEPT
         bases = self._pool.map(lambda batch: self._base(sized, batch), sized.batches) if fits else None
-        together = min(max(1, _SCAN_BYTES // max(1, self._heads_bytes)), _SCAN_POLICIES)
+        most = _SCAN_POLICIES if bases is None else _SCAN_STEP
+        together = min(max(1, _SCAN_BYTES // max(1, self._heads_bytes)), most)
         for start in range(0, len(policies), together):
             yield from self._scan(sized, policies[start : start + together], bases)
 

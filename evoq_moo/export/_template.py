@@ -7,6 +7,7 @@ writes the graph; it knows torch's operators, we only mark the layers. A mark is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -55,6 +56,17 @@ def require_onnx() -> Any:
             f"exporting to ONNX needs the package {error.name}: pip install 'evoq-moo[export]'"
         ) from error
     return onnx
+
+
+def check_packages() -> None:
+    """Raise unless files can be written and run here; to be asked before long work.
+
+    Raises:
+        MissingPackageError: A package is not installed.
+    """
+    require_onnx()
+    if find_spec("onnxruntime") is None:
+        raise MissingPackageError("running ONNX needs onnxruntime: pip install 'evoq-moo[export]'")
 
 
 class _MarkedLayer(Product):

@@ -3,8 +3,9 @@
 import numpy as np
 
 from evoq_moo._text import parse_budgets, parse_values
+from evoq_moo.accuracy import MeasuredPolicy, as_percent
 from evoq_moo.costs import checked_budgets, objective_names
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, InfeasibleBudgetError
 from evoq_moo.front.choosing import PICKS, by_aspiration, by_hypervolume_contribution, by_pseudo_weights, knee_by_angle
 from evoq_moo.front.point import Front
 from evoq_moo.space import Policy
@@ -13,6 +14,8 @@ from evoq_moo.space import Policy
 def row_by_text(front: Front, how: str) -> tuple[int, str]:
     """Return the row of a front that :meth:`ParetoFront.choose` gives for a text, and the sentence that says why."""
     names = ", ".join(front.objectives)
+    if how == "accuracy" or how.startswith(("accuracy>=", "drop<=")):
+        return _row_by_accuracy(front, how)
     bend = knee_by_angle(front.scaled()) if how == "knee-angle" else None
     if "<=" in how or "=" in how:
         return _row_by_values(front, how, names)
@@ -57,6 +60,46 @@ def _row_by_values(front: Front, how: str, names: str) -> tuple[int, str]:
     else:
         raise _unknown(front, how)
     return row, reason
+
+
+def _row_by_accuracy(front: Front, how: str) -> tuple[int, str]:
+    """Return the most accurate of the measured points, or the cheapest that is accurate enough."""
+    curve = front.curve
+    measured = [(i, found) for i, p in enumerate(front.points) if curve and (found := curve.of(p.policy)) is not None]
+    if curve is None or not measured:
+        raise ArgumentError(
+            f"pick: given {how!r}, and no accuracy of these points is known; allowed: after "
+            "`evoq evaluate RUN --points 12 --images DIR --labels FILE`, or another rule"
+        )
+    best = max(measured, key=lambda pair: pair[1].accuracy)
+    if how == "accuracy":
+        said = f"Of the {len(measured)} measured points this one has the highest {curve.measure}, "
+        return best[0], f"{said}{as_percent(best[1].accuracy)} %{_calibrated(best[1])}."
+    name, _, text = how.partition(">=" if "accuracy" in how else "<=")
+    values = parse_values(f"pick: {name}", text)
+    if len(values) != 1:
+        raise ArgumentError(f"pick: {name}: given {text!r}; allowed: one number (percent)")
+    if name == "drop" and curve.exact is None:
+        raise ArgumentError(
+            f"pick: given {how!r}, and the float network's accuracy is not known; allowed: accuracy>=75"
+        )
+    least = values[0] / 100 if name == "accuracy" else (curve.exact or 0.0) - values[0] / 100
+    within = [pair for pair in measured if pair[1].accuracy >= least - 1e-12]
+    if not within:
+        raise InfeasibleBudgetError(
+            f"pick: given {how!r}; the highest {curve.measure} of the {len(measured)} measured points is "
+            f"{as_percent(best[1].accuracy)} %"
+        )
+    cost = next((name for name in front.objectives if name != "difference"), "bops")
+    row, found = min(within, key=lambda pair: (front.points[pair[0]].value(cost), -pair[1].accuracy))
+    return row, (
+        f"Of the {len(measured)} measured points with {curve.measure} of at least {100 * least:.4g} % this one has the "
+        f"smallest {cost}; it reaches {as_percent(found.accuracy)} %{_calibrated(found)}."
+    )
+
+
+def _calibrated(found: MeasuredPolicy) -> str:
+    return " after calibration" if found.calibration else ""
 
 
 def _unknown(front: Front, how: str) -> ArgumentError:

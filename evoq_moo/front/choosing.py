@@ -17,7 +17,7 @@ from evoq_moo.space import FloatArray, Policy
 
 PICKS = (
     f"knee, knee-angle, hypervolume, {', '.join(objective_names())}, budgets like 'bops<=5', "
-    "weights=0.7,0.3, aspiration=0.05,4.0, or a row"
+    "weights=0.7,0.3, aspiration=0.05,4.0, accuracy, 'accuracy>=75', 'drop<=1' (of measured points), or a row"
 )
 """Texts that name a rule, for messages and help."""
 _AUGMENTATION = 1e-4

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, cast
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from msgspec import Struct, defstruct
 from rich.table import Table
 
+from evoq_moo._text import html_table
+from evoq_moo.accuracy import AccuracyCurve
 from evoq_moo.costs import (
     checked_budgets,
     cost_class,
@@ -25,7 +27,7 @@ from evoq_moo.costs import (
 from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError
 from evoq_moo.files import Amount, BitWidth, Number, Text, convert, read_json, reading, write_atomically
 from evoq_moo.front._pick import row_by_text
-from evoq_moo.front._table import front_table
+from evoq_moo.front._table import front_table, rows_of
 from evoq_moo.front.choosing import Choice
 from evoq_moo.front.point import FrontPoint
 from evoq_moo.indicators import logarithm
@@ -75,11 +77,14 @@ class ParetoFront:
         points: The policies with their values.
         objectives: What they are nondominated in.
         provenance: Where the front comes from: plain JSON data.
+        curve: Measured accuracies of some of its points, which `choose` and `table` use; None where there are none. It
+            has a file of its own, beside the front's in the folder of a run.
     """
 
     points: tuple[FrontPoint, ...]
     objectives: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    curve: AccuracyCurve | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -130,6 +135,16 @@ class ParetoFront:
         return cls(
             points=_ordered(points, problem.objectives), objectives=problem.objectives, provenance=provenance or {}
         )
+
+    def __repr__(self) -> str:
+        ranges = [f"{name} {values.min():.3g}..{values.max():.3g}" for name, values in self._columns()]
+        return f"ParetoFront({', '.join([f'{len(self)} points', *ranges])})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table(title=repr(self), max_rows=15))
+
+    def _columns(self) -> list[tuple[str, FloatArray]]:
+        return [(name, self.values(name)) for name in self.objectives] if self.points else []
 
     def __len__(self) -> int:
         return len(self.points)
@@ -190,7 +205,7 @@ class ParetoFront:
                     f"{' within the other limits' if len(points) < len(self) else ''} is {smallest:.6g}"
                 )
             points = within
-        return ParetoFront(points=tuple(points), objectives=self.objectives, provenance=self.provenance)
+        return replace(self, points=tuple(points))
 
     def knee(self) -> Policy:
         """Return the policy farthest below the hyperplane through the front's extremes.
@@ -225,6 +240,10 @@ class ParetoFront:
             columns.append((column - low) / spread if spread > 0 else np.zeros_like(column))
         return np.stack(columns, axis=1)
 
+    def rows(self, count: int | None = None) -> tuple[int, ...]:
+        """Return rows of at most so many points, spread evenly, the ends and the knee among them; None for all."""
+        return rows_of(self, count)
+
     def pick(self, how: str) -> Policy:
         """Return a policy by a short text, as the command line takes it: :meth:`choose` without the reason."""
         return self.choose(how).policy
@@ -243,6 +262,8 @@ class ParetoFront:
                   the difference itself is limited, the smallest of the first cost);
                 - ``"weights=0.7,0.3"``: pseudo-weights, one for each objective in their order;
                 - ``"aspiration=0.05,4.0"``: achievement scalarization against wished-for objective values;
+                - ``"accuracy"``: the most accurate of the points that were measured; ``"accuracy>=75"`` (percent) and
+                  ``"drop<=1"`` (points of percent below the float network): the cheapest of them in the first cost;
                 - a row number of :meth:`table`, from 0.
 
         Raises:

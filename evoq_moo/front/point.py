@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from evoq_moo.accuracy import AccuracyCurve
 from evoq_moo.costs import CostValues, cost_names, name_of
 from evoq_moo.space import FloatArray, Policy
 
@@ -51,6 +52,10 @@ class Front(Protocol):
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Where the front comes from."""
+
+    @property
+    def curve(self) -> AccuracyCurve | None:
+        """Measured accuracies."""
 
     def __len__(self) -> int: ...
 

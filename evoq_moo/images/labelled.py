@@ -1,5 +1,6 @@
 """Labelled images to measure accuracy on."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,19 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def origin(self) -> str:
+        """Where the images are from, for messages."""
+        return self._source.origin
+
+    def digest(self) -> str:
+        """Return a digest of the images and their labels.
+
+        Raises:
+            ImageError: An image can't be read.
+        """
+        return hashlib.sha256(self._source.digest(len(self)).encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(self), self._batch_size):

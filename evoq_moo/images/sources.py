@@ -1,5 +1,6 @@
 """Where images come from: a folder, an ``.npz`` file or an array, decoded one at a time."""
 
+import hashlib
 import io
 import os
 import warnings
@@ -116,6 +117,26 @@ class ImageSource:
                 f"{self.origin}: preprocess gave tensors of different shapes {sorted(shapes)}; allowed: one"
             )
         return torch.stack(tensors)
+
+    def digest(self, count: int) -> str:
+        """Return a digest of the first `count` images: of the files as they are, of the pixels in memory.
+
+        Raises:
+            ImageError: A file can't be read.
+        """
+        found = hashlib.sha256()
+        for i in range(count):
+            found.update(self._content(i))
+        return found.hexdigest()
+
+    def _content(self, index: int) -> bytes:
+        if self.files:
+            data = read_bytes(self.files[index], error=ImageError)
+        elif self._images:
+            data = self._images[index].tobytes()
+        else:
+            data = self._array[index].tobytes()
+        return hashlib.sha256(data).digest()
 
     def _tensor(self, index: int, preprocess: Transform) -> torch.Tensor:
         if self.files:

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -294,6 +295,15 @@ class QuantizedNetwork:
             f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
             self._difference.identity.encode(),
         )
+
+    def __repr__(self) -> str:
+        return (
+            f"QuantizedNetwork({len(self.space.layers)} layers, {self.space.n_var} genes, "
+            f"{count(self.samples)} samples, difference {self.metric!r}, {self.engine_name} engine)"
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in (repr(self), *str(self.report()).splitlines()))
 
     def _notes_of_samples(self) -> tuple[str, ...]:
         tensors = [tensor for tensor in leaves(self.samples) if tensor.is_floating_point()]

@@ -5,7 +5,7 @@ and Ito's, which colour-blind readers tell apart; no meaning is in a colour alon
 Indicators and statistics are not computed here but drawn as :mod:`evoq_moo.analysis` returns them.
 """
 
-from evoq_moo.plots._accuracy import plot_difference_accuracy
+from evoq_moo.plots._accuracy import plot_accuracy_curve, plot_difference_accuracy
 from evoq_moo.plots._bits import plot_bit_allocation, plot_policy
 from evoq_moo.plots._calibration import plot_calibration, plot_layer_errors
 from evoq_moo.plots._front import plot_front
@@ -19,6 +19,7 @@ __all__ = [
     "COLORS",
     "image_bytes",
     "new_axes",
+    "plot_accuracy_curve",
     "plot_attainment",
     "plot_attainment_difference",
     "plot_bit_allocation",

@@ -20,10 +20,14 @@ from evoq_moo.plots._style import (
     name_columns,
     name_rows,
     new_axes,
+    shown,
 )
-from evoq_moo.space import QUANTIZED_BITS, LayerInfo, Policy
+from evoq_moo.space import QUANTIZED_BITS, IntArray, LayerInfo, Policy
 
 Kind = Literal["weight", "activation"]
+_BARS = 24
+"""Layers of which bars can still be told apart."""
+_NAMED = 30
 _FLOAT_GREY = "#BBBBBB"
 
 
@@ -47,16 +51,7 @@ def plot_bit_allocation(front: ParetoFront, *, kind: Kind = "weight", ax: Axes |
         raise ArgumentError("front: is empty; allowed: at least one point")
     bits = np.stack([getattr(point.policy, f"{kind}_bits") for point in front], axis=1)
     ax = axes_for_rows(len(bits)) if ax is None else ax
-    colors = ListedColormap(colormaps["cividis"](np.linspace(0, 1, len(QUANTIZED_BITS)))).with_extremes(
-        over=_FLOAT_GREY
-    )
-    norm = BoundaryNorm(np.arange(QUANTIZED_BITS[0], QUANTIZED_BITS[-1] + 2) - 0.5, colors.N)
-    image = ax.imshow(bits, aspect="auto", interpolation="nearest", cmap=colors, norm=norm)
-    figure = ax.get_figure(root=True)
-    if figure is not None:
-        unquantized = (bits > QUANTIZED_BITS[-1]).any()
-        bar = figure.colorbar(image, ax=ax, ticks=QUANTIZED_BITS, extend="max" if unquantized else "neither")
-        bar.set_label(f"{kind} bit-width (bits){', grey: float' if unquantized else ''}")
+    _draw_bits(ax, bits, f"{kind} bit-width (bits)")
     name_rows(ax, front[0].policy.layers)
     cost = next((name for name in front.objectives if name != "difference"), "bops")
     columns = np.unique(np.linspace(0, len(front) - 1, 6).round().astype(int))
@@ -66,8 +61,25 @@ def plot_bit_allocation(front: ParetoFront, *, kind: Kind = "weight", ax: Axes |
     return ax
 
 
+def _draw_bits(ax: Axes, bits: IntArray, label: str) -> None:
+    """Draw bit-widths `(rows, columns)` as colours, with their bar."""
+    colors = ListedColormap(colormaps["cividis"](np.linspace(0, 1, len(QUANTIZED_BITS)))).with_extremes(
+        over=_FLOAT_GREY
+    )
+    norm = BoundaryNorm(np.arange(QUANTIZED_BITS[0], QUANTIZED_BITS[-1] + 2) - 0.5, colors.N)
+    image = ax.imshow(bits, aspect="auto", interpolation="nearest", cmap=colors, norm=norm)
+    figure = ax.get_figure(root=True)
+    if figure is not None:
+        unquantized = (bits > QUANTIZED_BITS[-1]).any()
+        bar = figure.colorbar(image, ax=ax, ticks=QUANTIZED_BITS, extend="max" if unquantized else "neither")
+        bar.set_label(f"{label}{', grey: float' if unquantized else ''}")
+
+
 def plot_policy(policy: Policy, *, layers: Sequence[LayerInfo] | None = None, ax: Axes | None = None) -> Axes:
     """Draw a policy as bars: weight and activation bits of each layer, with its MACs and parameters.
+
+    Of more than 24 layers (our choice) it is a strip of two rows instead, in the colours of
+    :func:`plot_bit_allocation`, without MACs and parameters.
 
     Args:
         policy: The policy.
@@ -82,6 +94,8 @@ def plot_policy(policy: Policy, *, layers: Sequence[LayerInfo] | None = None, ax
     """
     if layers is not None and tuple(layer.name for layer in layers) != policy.layers:
         raise ArgumentError(f"layers: given {len(layers)}; allowed: the policy's {len(policy.layers)}, in its order")
+    if len(policy.layers) > _BARS:
+        return _draw_strip(new_axes(height=2.6) if ax is None else ax, policy)
     ax = new_axes(height=3.8) if ax is None else ax
     place = np.arange(len(policy.layers))
     ax.bar(place - 0.2, policy.weight_bits, 0.4, color=BLUE, label="weight bits")
@@ -98,4 +112,15 @@ def plot_policy(policy: Policy, *, layers: Sequence[LayerInfo] | None = None, ax
         second.set_yscale("log")
         second.set_ylabel("MACs, parameters (count)")
     ax.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
+    return ax
+
+
+def _draw_strip(ax: Axes, policy: Policy) -> Axes:
+    """Draw a policy as two rows of colours, and name as many layers as there is room for."""
+    _draw_bits(ax, policy.to_array().T, "bit-width (bits)")
+    ax.set_yticks([0, 1], ["weights", "activations"])
+    step = -(-len(policy.layers) // _NAMED)
+    places = range(0, len(policy.layers), step)
+    ax.set_xticks(places, [shown(policy.layers[i]) for i in places], rotation=90, fontsize=6)
+    ax.set_xlabel("layer" if step == 1 else f"layer, one of {step} named")
     return ax

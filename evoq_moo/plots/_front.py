@@ -9,7 +9,19 @@ from evoq_moo.costs import checked_budgets, name_of
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.indicators import nondominated
-from evoq_moo.plots._style import BLUE, COLORS, GREEN, MARKERS, ORANGE, PURPLE, VERMILION, axis_label, new_axes, shown
+from evoq_moo.plots._style import (
+    BLUE,
+    COLORS,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    axis_label,
+    legend_above,
+    new_axes,
+    shown,
+)
 
 
 def plot_front(
@@ -76,8 +88,7 @@ def plot_front(
     ax.grid(visible=True, alpha=0.3)
     if accuracies is not None:
         _draw_accuracies(ax, front, x, accuracies)
-    # What is on the second axis does not count for "best"; accuracies are mostly at the top.
-    ax.legend(fontsize=8, loc="best" if accuracies is None else "center right")
+    legend_above(ax)
     return ax
 
 

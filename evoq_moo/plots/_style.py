@@ -69,6 +69,12 @@ def axis_label(objective: str, metric: object = None) -> str:
     return f"{label} ({shown(str(metric))})" if objective == "difference" and metric else label
 
 
+def legend_above(ax: Axes) -> None:
+    """Put the legend above the axes, where it covers nothing."""
+    columns = 3 if len(ax.get_legend_handles_labels()[1]) > 2 else 2
+    ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, columnspacing=1.0)
+
+
 def shown(name: str) -> str:
     """Return a name as matplotlib draws it unchanged: no mathematics between dollars, no name hidden from legends."""
     text = name.replace("$", r"\$")

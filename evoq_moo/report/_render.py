@@ -7,10 +7,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evoq_moo.accuracy import FLOAT, as_percent
 from evoq_moo.costs import cost_class, cost_names, label_of
 from evoq_moo.files import package_versions, write_atomically
 from evoq_moo.front import Choice, ParetoFront
 from evoq_moo.plots import (
+    plot_accuracy_curve,
     plot_bit_allocation,
     plot_calibration,
     plot_front,
@@ -20,6 +22,7 @@ from evoq_moo.plots import (
 )
 from evoq_moo.report._pictures import add_targets, svg
 from evoq_moo.report._run_data import RunData, read_run
+from evoq_moo.space import Policy
 
 
 def write_report(
@@ -53,34 +56,48 @@ def write_report(
     return data
 
 
-def render_report(data: RunData, *, pick: str = "knee") -> str:
+def render_report(data: RunData, *, pick: str = "knee", refresh: int | None = None) -> str:
     """Return a run's report as HTML.
+
+    Args:
+        data: What is known of the run.
+        pick: The policy to show first.
+        refresh: Seconds after which a browser asks for it again; None for never.
 
     Raises:
         ArgumentError: `pick` is not on the front.
     """
-    environment = Environment(
-        loader=PackageLoader("evoq_moo.report", "templates"), autoescape=True, undefined=StrictUndefined
-    )
     front = data.front if data.front is not None and len(data.front) else None
     choice = front.choose(pick) if front is not None else None
     costs = [cost_class(name) for name in cost_names() if front and all(name in point.costs for point in front)]
     context: dict[str, Any] = {
         "data": data,
+        "refresh": refresh,
         "front": front,
         "choice": choice,
-        "facts": _facts(data),
+        "facts": facts_of(data),
         "provenance": _provenance(data),
         "layers": data.sensitivity.space.layers if data.sensitivity else None,
         "points": _points(front) if front else [],
         "chosen_row": front.points.index(front.point_of(choice.policy)) if front and choice else None,
         "calibrated_row": _row_of_bits(front, data.calibrated_bits) if front else None,
+        "curve": front.curve if front else None,
         "costs": costs,
         "cost_keys": [{"key": cost.column, "unit": cost.unit} for cost in costs],
         "knee_row": front.points.index(front.point_of(front.knee())) if front else None,
         **_pictures(data, front, choice),
     }
-    return environment.get_template("report.html.j2").render(context)
+    return environment().get_template("report.html.j2").render(context)
+
+
+def error_page(name: str, message: str, *, refresh: int) -> str:
+    """Return a page that says what is wrong with a run's files, and asks again after so many seconds."""
+    return environment().get_template("error.html.j2").render(name=name, message=message, refresh=refresh)
+
+
+def environment() -> Environment:
+    """Return where the pages' templates are; whatever they are filled with is escaped."""
+    return Environment(loader=PackageLoader("evoq_moo.report", "templates"), autoescape=True, undefined=StrictUndefined)
 
 
 def _pictures(data: RunData, front: ParetoFront | None, choice: Choice | None) -> dict[str, Any]:
@@ -111,12 +128,24 @@ def _pictures(data: RunData, front: ParetoFront | None, choice: Choice | None) -
     if data.calibration is not None and data.calibration.steps:
         calibration = svg(plot_calibration(data.calibration), "calibration")
     return {
+        "accuracies": _accuracy_pictures(front, choice),
         "fronts": fronts,
         "maps": maps,
         "policy_picture": policy,
         "parallel": parallel,
         "calibration_picture": calibration,
     }
+
+
+def _accuracy_pictures(front: ParetoFront | None, choice: Choice | None) -> list[Markup]:
+    """Return the accuracy curve against the size and against what was searched, where it was measured."""
+    curve = front.curve if front is not None else None
+    if curve is None or front is None:
+        return []
+    names = [name for name in dict.fromkeys(("size", "latency", *front.objectives)) if name != "difference"]
+    known = [name for name in names if any(name in row.costs for row in curve.rows if row.kind != FLOAT)]
+    chosen = choice.policy if choice is not None else None
+    return [svg(plot_accuracy_curve(curve, x=name, chosen=chosen), f"accuracy-{name}") for name in known]
 
 
 def _pairs(front: ParetoFront) -> list[tuple[str, str]]:
@@ -134,6 +163,7 @@ def _points(front: ParetoFront) -> list[dict[str, Any]]:
             **{cost_class(name).column: value for name, value in point.costs.items()},
             "mean_weight": sum(point.policy.weight_bits) / len(point.policy.layers),
             "mean_activation": sum(point.policy.activation_bits) / len(point.policy.layers),
+            "accuracy": _accuracy(front, point.policy),
             "weight_bits": point.policy.weight_bits,
             "activation_bits": point.policy.activation_bits,
         }
@@ -141,12 +171,20 @@ def _points(front: ParetoFront) -> list[dict[str, Any]]:
     ]
 
 
+def _accuracy(front: ParetoFront, policy: Policy) -> str:
+    """Return a policy's accuracy as the table shows it."""
+    found = front.curve.of(policy) if front.curve is not None else None
+    if found is None:
+        return ""
+    return as_percent(found.accuracy) + (" calibrated" if found.calibration else "")
+
+
 def _row_of_bits(front: ParetoFront, bits: tuple[tuple[int, int], ...]) -> int | None:
     rows = [tuple(zip(p.policy.weight_bits, p.policy.activation_bits, strict=True)) for p in front]
     return rows.index(bits) if bits in rows else None
 
 
-def _facts(data: RunData) -> list[tuple[str, str]]:
+def facts_of(data: RunData) -> list[tuple[str, str]]:
     """Return what was searched, as rows of a table."""
     recipe = data.settings.get("recipe", {})
     facts = [

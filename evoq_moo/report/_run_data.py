@@ -9,10 +9,9 @@ from msgspec import Struct
 from evoq_moo.calibration import CalibrationReport
 from evoq_moo.costs import MeasuredCost
 from evoq_moo.errors import MissingFileError
-from evoq_moo.files import BitWidth, check_path, read_json
+from evoq_moo.files import BitWidth, read_json
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.report._known import KnownPolicies
-from evoq_moo.runs import check_settings, cost_files, load_costs, read_settings, table_copy
+from evoq_moo.runs import KnownPolicies, check_settings, load_front, read_settings, tables_of
 from evoq_moo.sensitivity import SensitivityTable
 
 _CALIBRATED_FORMAT = "evoq-moo/calibrated"
@@ -33,7 +32,7 @@ class RunData:
     """What is known of a run.
 
     Attributes:
-        name: Name of its folder or file.
+        name: The network's, with that of the folder or file.
         front: Its front, perhaps empty; None where nothing is known yet.
         settings: What was asked for, as :class:`~evoq_moo.runs.RunSettings` writes it.
         sensitivity: The sensitivity table, if it was measured.
@@ -85,18 +84,18 @@ def read_run(path: str | Path, *, calibrated: str | Path | None = None, trust: b
     front: ParetoFront | None = None
     notes: list[str] = []
     if (path / "front.json").is_file():
-        front = ParetoFront.load(path / "front.json")
+        front = load_front(path)
         if front.provenance.get("interrupted"):
             notes.append("The search was interrupted: this is the front so far. The same command goes on.")
     sensitivity = None
     if (path / "sensitivity.json").is_file():
         sensitivity = SensitivityTable.load(path / "sensitivity.json")
-    known = _known(path, settings, sensitivity, front, _costs(path, settings, trust=trust))
+    known = _known(path, settings, sensitivity, front, tables_of(path, trust=trust))
     if front is None:
         front, note = _front_so_far(known, sensitivity)
         notes.append(note)
     return RunData(
-        name=path.resolve().name,
+        name=_name(path, settings),
         front=front,
         settings=settings,
         sensitivity=sensitivity,
@@ -113,18 +112,13 @@ def _read_front(path: Path, calibrated: str | Path | None) -> RunData:
     report, bits = _calibration(calibrated)
     settings = front.provenance.get("settings")
     settings = {} if settings is None else check_settings(str(path), settings)
-    return RunData(name=path.name, front=front, settings=settings, calibration=report, calibrated_bits=bits)
+    return RunData(name=_name(path, settings), front=front, settings=settings, calibration=report, calibrated_bits=bits)
 
 
-def _costs(folder: Path, settings: dict[str, Any], *, trust: bool) -> tuple[MeasuredCost, ...]:
-    """Return the run's tables of costs: the copies that the search left in the folder, else what `run.json` names."""
-    files: dict[str, str | Path] = {}
-    for name, named in cost_files(settings).items():
-        copy = folder / table_copy(name)
-        if not copy.is_file() and not trust:
-            check_path(name, named, folder / "run.json")
-        files[name] = copy if copy.is_file() else named
-    return load_costs(files)
+def _name(path: Path, settings: dict[str, Any]) -> str:
+    """Return what a page is headed with: a folder is mostly called `run`."""
+    name, model = path.resolve().name, settings.get("recipe", {}).get("model")
+    return name if model is None else f"{model}: {name}"
 
 
 def _known(

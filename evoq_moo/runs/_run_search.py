@@ -1,6 +1,7 @@
 """Running a pymoo algorithm on a problem: with progress, interruptible, resumable, and with every policy kept."""
 
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,12 @@ import moocore
 import numpy as np
 from pymoo.core.algorithm import Algorithm
 
+from evoq_moo._text import html_table
 from evoq_moo.costs import chosen_costs
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
 from evoq_moo.front import ParetoFront
 from evoq_moo.indicators import log_difference, normalized_hypervolume
+from evoq_moo.plots import image_bytes, plot_front
 from evoq_moo.problems import BitWidthProblem
 from evoq_moo.progress import track
 from evoq_moo.runs._loop import Record, run_algorithm
@@ -52,6 +55,17 @@ class SearchRun:
     vectors: IntArray = field(repr=False)
     trace: tuple[TraceRow, ...] = field(repr=False)
     interrupted: bool
+
+    def __repr__(self) -> str:
+        state = ", interrupted" if self.interrupted else ""
+        return f"SearchRun({self.front!r} of {len(self.vectors)} policies{state})"
+
+    def _repr_html_(self) -> str:
+        picture = ""
+        if len(self.front) and len(self.front.objectives) > 1:
+            drawn = b64encode(image_bytes(plot_front(self.front), "svg")).decode()
+            picture = f'<img alt="the front" src="data:image/svg+xml;base64,{drawn}">'
+        return picture + html_table(self.front.table(title=repr(self), max_rows=15))
 
 
 def hypervolume_box(problem: BitWidthProblem, F: FloatArray) -> tuple[FloatArray, FloatArray]:

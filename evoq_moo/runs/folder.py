@@ -3,29 +3,33 @@
 run.json             what was asked for
 evaluations.sqlite   every evaluation, as soon as it was known
 sensitivity.json     the sensitivity table
-front.json           the front; front.png its picture
+front.json           the front of all that the store holds; front.png its picture
+accuracy.json        measured accuracies; accuracy.png their picture
 latency.csv          the table of a cost that is read from one, under the cost's name
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from msgspec import Struct
 
+from evoq_moo.accuracy import read_curve
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
-from evoq_moo.costs import MeasuredCost, checked_budgets, cost_class, cost_names, name_of
-from evoq_moo.errors import ArgumentError, FormatError, check_name
+from evoq_moo.costs import Cost, MeasuredCost, checked_budgets, cost_class, cost_names, name_of
+from evoq_moo.errors import ArgumentError, FormatError, NonFiniteError, check_count, check_name
 from evoq_moo.files import (
     Few,
     Number,
     Text,
     Whole,
+    check_path,
     check_writable,
     convert,
     is_writable,
@@ -37,15 +41,23 @@ from evoq_moo.files import (
 )
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.plots import new_axes, plot_front, save_axes
+from evoq_moo.plots import plot_accuracy_curve, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.progress import Job, job
 from evoq_moo.runs._run_search import SearchRun, run_search
+from evoq_moo.runs.known import KnownPolicies
 from evoq_moo.runs.recipe import Recipe
-from evoq_moo.sensitivity import measure_sensitivity
-from evoq_moo.space import QUANTIZED_BITS
+from evoq_moo.sensitivity import measure_sensitivity, scan_policies
 
 logger = logging.getLogger("evoq_moo")
 FORMAT = "evoq-moo/run"
+STORE_FILE = "evaluations.sqlite"
+EXPECTED_BITS = 6
+"""Evaluations take nearly the same time at all bit-widths; this one is near a front's middle."""
+SCAN_SHARE = 0.6
+"""Time of an evaluation of the scan, which computes only what lies behind one layer, as a share of a search's."""
+PROPOSING = 0.02
+"""Seconds that a search takes to propose a policy (measured on two cores)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +87,10 @@ class RunSettings:
 
         Raises:
             UnknownNameError: `calibrate`, an objective or a budget is unknown.
-            ArgumentError: A limit is not a positive number.
+            ArgumentError: A limit is not a positive number, or a count or seed is not one.
         """
+        check_count("pop_size", self.pop_size, lowest=2)
+        check_count("seed", self.seed, lowest=0)
         object.__setattr__(self, "objectives", tuple(name_of(name, "objectives") for name in self.objectives))
         object.__setattr__(self, "budgets", checked_budgets(self.budgets))
         if self.calibrate is not None:
@@ -145,6 +159,10 @@ def execute(
         EvoqError: As the parts.
     """
     folder = Path(folder)
+    check_count("evaluations", evaluations)
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value is not None:
+            check_count(name, value)
     costs = load_costs(settings.costs)
     # A finished run may lie where nothing can be written: it is then replayed from its store.
     written = not folder.is_dir() or is_writable(folder)
@@ -153,43 +171,94 @@ def execute(
     else:
         logger.warning("%s can't be written to: its run is replayed, and its files stay as they are", folder)
     claimed = _is_claimed(folder, settings)
-    network = settings.recipe(threads=threads, progress=progress)
-    if on_network is not None:
-        on_network(network)
-    if written:
-        make_folder(folder)
-    problem = MixedPrecisionProblem(
-        network,
-        objectives=settings.objectives,
-        budgets=settings.budgets,
-        costs=costs,
-        store=folder / "evaluations.sqlite",
-        workers=workers,
-        calibrate=settings.calibrate,
-    )
-    try:
-        # Last, so that what was refused leaves a folder that others can use.
-        if written and not claimed:
-            _claim(folder, settings)
-        for table in costs if written else ():
-            table.save(folder / table_copy(table.name))
-        sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
+    # Set-up takes as long as it takes: its seconds count for the bar's first moments only.
+    with job({"set-up": 10.0, "scan": 0.0, "search": 0.0, "pictures": 2.0}, enabled=progress) as whole:
+        with whole.phase("set-up"):
+            network = settings.recipe(threads=threads, progress=progress)
+        if on_network is not None:
+            with whole.paused():
+                on_network(network)
+        searched: dict[str, Any] = {
+            "objectives": settings.objectives,
+            "budgets": settings.budgets,
+            "costs": costs,
+            "calibrate": settings.calibrate,
+        }
+        # Tried in memory first: what is refused must leave no store that belongs to this network.
+        MixedPrecisionProblem(network, **searched).close()
         if written:
-            sensitivity.save(folder / "sensitivity.json")
-        run = run_search(
-            problem,
-            default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
-            evaluations=evaluations,
-            seed=settings.seed,
-            progress=progress,
-            provenance={"settings": settings.to_json(), "versions": package_versions()},
-        )
-        if written:
-            run.front.save(folder / "front.json")
-            _draw(run.front, problem, folder / "front.png")
-    finally:
-        problem.close()
+            make_folder(folder)
+        problem = MixedPrecisionProblem(network, **searched, store=folder / STORE_FILE, workers=workers)
+        try:
+            # Last, so that what was refused leaves a folder that others can use.
+            if written and not claimed:
+                _claim(folder, settings)
+            for table in costs if written else ():
+                table.save(folder / table_copy(table.name))
+            if progress:
+                _expect(whole, problem, evaluations, workers or 1)
+            with whole.phase("scan"):
+                sensitivity = measure_sensitivity(
+                    network, evaluator=problem.evaluator, method="sparse", progress=progress
+                )
+            if written:
+                sensitivity.save(folder / "sensitivity.json")
+            with whole.phase("search"):
+                run = run_search(
+                    problem,
+                    default_algorithm(problem, sensitivity, pop_size=settings.pop_size),
+                    evaluations=evaluations,
+                    seed=settings.seed,
+                    progress=progress,
+                    provenance={"settings": settings.to_json(), "versions": package_versions()},
+                )
+            with whole.phase("pictures"):
+                run = _whole_front(run, problem, costs, folder, written=written)
+        finally:
+            problem.close()
     return run
+
+
+def _whole_front(
+    run: SearchRun, problem: MixedPrecisionProblem, costs: Sequence[Cost], folder: Path, *, written: bool
+) -> SearchRun:
+    """Return a run with the front of all that the store holds, and write and draw it.
+
+    A search with fewer evaluations than an earlier one asks for a part of that only.
+    """
+    known = KnownPolicies.of_store(
+        problem.evaluator.store,
+        problem.space,
+        problem.objectives,
+        fingerprint=problem.provenance["fingerprint"],
+        costs=costs,
+        budgets=problem.budgets,
+    )
+    provenance = {**run.front.provenance, "policies_known": len(known.X)}
+    front = replace(known.front(), provenance=provenance, curve=read_curve(folder))
+    if written:
+        front.save(folder / "front.json")
+        draw_pictures(folder, front, known.uniform())
+    return replace(run, front=front)
+
+
+def _expect(whole: Job, problem: MixedPrecisionProblem, evaluations: int, workers: int) -> None:
+    """Say how long scan and search will take, from the time of one evaluation."""
+    evaluated, space = problem.evaluator.network, problem.space
+    scanned = scan_policies(space, "sparse")[1]
+    missing = len(scanned) - int(problem.evaluator.known(scanned).sum())
+    left = max(evaluations - problem.evaluator.store.count(evaluated.fingerprint), 0)
+    if not missing + left:
+        return
+    bits = space.decode(space.uniform(EXPECTED_BITS)[None])[0]
+    seconds = 0.0
+    for _ in range(2):  # the first prepares what all later ones use
+        begun = time.perf_counter()
+        with suppress(NonFiniteError):
+            evaluated.difference_of(bits)
+        seconds = time.perf_counter() - begun
+    whole.expect("scan", missing * SCAN_SHARE * seconds / workers)
+    whole.expect("search", left * (seconds / workers + PROPOSING))
 
 
 def _is_claimed(folder: Path, settings: RunSettings) -> bool:
@@ -221,6 +290,27 @@ def cost_files(settings: Mapping[str, Any]) -> dict[str, str]:
         settings: As :meth:`RunSettings.to_json` gives them.
     """
     return {name: settings[name] for name in cost_names() if settings.get(name) is not None}
+
+
+def tables_of(folder: str | Path, *, trust: bool = False) -> tuple[MeasuredCost, ...]:
+    """Return a run's tables of costs: the copies that the search left in its folder, else what its settings name.
+
+    Args:
+        folder: The folder.
+        trust: Allow tables outside of it and of the working directory.
+
+    Raises:
+        TrustError: The settings name such a table.
+        EvoqError: As :func:`read_settings` and :func:`load_costs`.
+    """
+    folder = Path(folder)
+    files: dict[str, str | Path] = {}
+    for name, named in cost_files(read_settings(folder / "run.json")).items():
+        copy = folder / table_copy(name)
+        if not copy.is_file() and not trust:
+            check_path(name, named, folder / "run.json")
+        files[name] = copy if copy.is_file() else named
+    return load_costs(files)
 
 
 def table_copy(name: str) -> str:
@@ -280,30 +370,35 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
     return lines
 
 
-def _draw(front: ParetoFront, problem: MixedPrecisionProblem, path: Path) -> None:
-    if len(front.objectives) < 2 or "difference" not in front.objectives:
-        return
-    space = problem.space
-    rows = np.unique([space.uniform(bits) for bits in QUANTIZED_BITS], axis=0)
-    rows = rows[problem.known(rows)]  # a picture costs no evaluation
-    values = problem.values(rows, all_values=True)
-    uniform = [
-        FrontPoint.of(space.policy(x), values, i) for i, x in enumerate(rows) if values["difference"][i] < np.inf
-    ]
-    axes = new_axes()
-    plot_front(front, ax=axes, uniform=uniform)
-    save_axes(axes, path)
+def draw_pictures(folder: str | Path, front: ParetoFront, uniform: Sequence[FrontPoint]) -> None:
+    """Draw a run's front, with its accuracies where they are known, and its accuracy curve.
+
+    Args:
+        folder: The run's folder.
+        front: Its front.
+        uniform: Evaluated policies with one bit-width everywhere.
+    """
+    if len(front) and len(front.objectives) > 1 and "difference" in front.objectives:
+        accuracies = None
+        if front.curve is not None:
+            rows = [front.curve.of(point.policy) for point in front]
+            accuracies = [None if row is None else row.accuracy for row in rows]
+        save_axes(plot_front(front, uniform=uniform, accuracies=accuracies), Path(folder) / "front.png")
+    if front.curve is not None and front.curve.rows:
+        save_axes(plot_accuracy_curve(front.curve), Path(folder) / "accuracy.png")
 
 
 def load_front(path: str | Path) -> ParetoFront:
-    """Read the front of a run's folder, or of a front file.
+    """Read the front of a run's folder, with the accuracies that were measured, or of a front file.
 
     Raises:
         MissingFileError: No such file or folder, or the run has no front yet.
         FormatError: The file is damaged.
     """
     path = Path(path)
-    return ParetoFront.load(path / "front.json" if path.is_dir() else path)
+    if not path.is_dir():
+        return ParetoFront.load(path)
+    return replace(ParetoFront.load(path / "front.json"), curve=read_curve(path))
 
 
 def recipe_of(front: ParetoFront, *, source: str | Path = "front", trust: bool = False) -> Recipe:

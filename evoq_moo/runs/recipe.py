@@ -13,7 +13,7 @@ from torch import nn
 from evoq_moo import zoo
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.engines import EngineName
-from evoq_moo.errors import ArgumentError, FormatError, check_name, check_text
+from evoq_moo.errors import ArgumentError, FormatError, WeightsError, check_name, check_text
 from evoq_moo.files import (
     BitWidth,
     Few,
@@ -43,7 +43,8 @@ class Recipe:
 
     Attributes:
         model: Name of a zoo entry, or ``package.module:factory`` for a function that returns a module.
-        weights: A weights file or a torchvision weights name; None for what the entry has (the factory's own).
+        weights: A weights file or a torchvision weights name; None for what the entry has (the factory's own);
+            ``"random"`` for random ones.
         samples: Folder, ``.npz`` file, or ``"synthetic"`` for images distilled from BatchNorm statistics (a folder of
             that name: ``./synthetic``); None for the entry's embedded images.
         count: Number of samples.
@@ -113,18 +114,15 @@ class Recipe:
         Raises:
             TrustError: As :meth:`check_trust`.
             ArgumentError: A factory's network has no `preprocess` attribute and none is given.
-            EvoqError: As :func:`evoq_moo.zoo.load` and :func:`evoq_moo.zoo.load_factory`.
+            WeightsError: The entry comes without weights and none are given; ``"random"`` asks for random ones.
+        EvoqError: As :func:`evoq_moo.zoo.load` and :func:`evoq_moo.zoo.load_factory`.
         """
         self.check_trust(samples=False)
         given = None if self.preprocess is None else Preprocess.from_json(self.preprocess)
         if ":" not in self.model:
             loaded = zoo.load(self.model, weights=self.weights, preprocess=given, classes=self.classes)
             if not loaded.pretrained:
-                logger.warning(
-                    "%s has random weights: differences and accuracies mean nothing; %s",
-                    self.model,
-                    _where_weights_are(loaded.entry),
-                )
+                _check_random(loaded.entry, self.weights)
             return loaded.network, loaded.preprocess
         if self.weights is not None:
             raise ArgumentError(f"weights: given {self.weights!r}; a factory ({self.model}) loads its own weights")
@@ -197,7 +195,7 @@ class Recipe:
         data = {key: value for key, value in asdict(self).items() if key in _written()}
         for key in ("weights", "samples"):
             value = data[key]
-            if value is not None and value != SYNTHETIC and Path(value).exists():
+            if value not in (None, SYNTHETIC, zoo.RANDOM_WEIGHTS) and Path(value).exists():
                 data[key] = str(Path(value).resolve())
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
@@ -242,6 +240,20 @@ def _written() -> set[str]:
 
 class _RecipeData(Struct):
     recipe: dict[str, Any]
+
+
+def _check_random(entry: zoo.ZooEntry, weights: str | None) -> None:
+    """Say that random weights are used, where they are asked for.
+
+    Raises:
+        WeightsError: They are not.
+    """
+    if weights != zoo.RANDOM_WEIGHTS:
+        raise WeightsError(
+            f"weights: given none, and {entry.name} comes without; {_where_weights_are(entry)}; "
+            f"{zoo.RANDOM_WEIGHTS!r} where only costs matter"
+        )
+    logger.warning("%s has random weights, as asked: differences and accuracies mean nothing", entry.name)
 
 
 def _where_weights_are(entry: zoo.ZooEntry) -> str:

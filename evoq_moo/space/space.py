@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from rich.table import Table
 
+from evoq_moo._text import html_table
 from evoq_moo.errors import ArgumentError, BitWidthError, check_name, check_text
 from evoq_moo.files import BitWidth, Extent, Text, convert, reading
 
@@ -115,6 +117,21 @@ class Policy:
     def to_array(self) -> IntArray:
         """Return the bit-widths as an int64 array of shape `(layers, 2)`: weight bits, activation bits."""
         return np.stack([self.weight_bits, self.activation_bits], axis=1).astype(np.int64)
+
+    def __repr__(self) -> str:
+        means = (sum(bits) / len(bits) if bits else 0.0 for bits in (self.weight_bits, self.activation_bits))
+        weight, activation = (f"{mean:.2f}" for mean in means)
+        return f"Policy({len(self.layers)} layers, mean weight bits {weight}, mean activation bits {activation})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table(title=repr(self)))
+
+    def table(self, *, title: str | None = None) -> Table:
+        """Return the bit-widths of each layer as a rich table."""
+        table = Table("layer", "weight bits", "activation bits", title=title)
+        for name, weight, activation in zip(self.layers, self.weight_bits, self.activation_bits, strict=True):
+            table.add_row(name, str(weight), str(activation))
+        return table
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.layers), default=0)

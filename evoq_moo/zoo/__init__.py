@@ -7,11 +7,12 @@ from evoq_moo.zoo import _digits as digits
 from evoq_moo.zoo._entries import Checkpoint, ZooEntry
 from evoq_moo.zoo._factory import call_function, import_function, known_preprocess, load_factory
 from evoq_moo.zoo._figures import Figures, figures_of
-from evoq_moo.zoo._load import ZooModel, entry, load, names
+from evoq_moo.zoo._load import RANDOM_WEIGHTS, ZooModel, entry, load, names
 from evoq_moo.zoo._published import PublishedWeights, published_weights
 from evoq_moo.zoo._weights import is_name
 
 __all__ = [
+    "RANDOM_WEIGHTS",
     "Checkpoint",
     "Figures",
     "PublishedWeights",

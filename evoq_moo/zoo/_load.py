@@ -14,6 +14,9 @@ from evoq_moo.zoo._entries import ENTRIES, ZooEntry
 from evoq_moo.zoo._published import published_weights, read_published
 from evoq_moo.zoo._weights import apply_weights, is_name, parse_weights, read_weights, torchvision_preprocess
 
+RANDOM_WEIGHTS = "random"
+"""Given as weights: random ones, where only costs and times matter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZooModel:
@@ -71,8 +74,9 @@ def load(
     Args:
         name: One of :func:`names`.
         weights: Path of a ``.safetensors``, ``.pth`` or ``.pt`` file; or a published name, e.g. torchvision's
-            ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, whose file must be in torch hub's folder; or None for the weights the
-            network comes with, else random ones, always the same (`pretrained` is then False).
+            ``"IMAGENET1K_V1"`` or ``"DEFAULT"``, whose file must be in torch hub's folder; or ``"random"`` (a file of
+            that name: ``./random``) for random ones, always the same (`pretrained` is then False); or None for the
+            weights the network comes with, else random ones.
         preprocess: Instead of the one known for the weights. A detector's default boxes follow its `crop`.
         classes: Of a detector, background among them, where it has another number than the entry says.
         download: Get the file of published weights if it isn't in torch hub's folder.
@@ -156,6 +160,10 @@ def _read(found: ZooEntry, weights: str | os.PathLike[str] | None, *, download: 
         return found.own_weights() if found.own_weights is not None else None
     if not isinstance(weights, str | os.PathLike):
         raise ArgumentError(f"weights: given a {type(weights).__name__}; allowed: a path, a published name, or None")
+    if weights == RANDOM_WEIGHTS:
+        if download:
+            raise ArgumentError(f"weights: given {RANDOM_WEIGHTS!r} to download; allowed: a published name")
+        return None
     if isinstance(weights, str) and is_name(weights):
         return read_published(found, weights, download=download)
     return read_weights(weights)

@@ -1,9 +1,14 @@
 """The command line, in process and as an installed command."""
 
+import csv
 import json
 import logging
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +17,11 @@ from typer.testing import CliRunner
 
 import evoq_moo as evoq
 from evoq_moo._text import parse_budgets
+from evoq_moo.accuracy import AccuracyCurve
 from evoq_moo.cli import app, main
+from evoq_moo.cli._console import PlainConsole
 from evoq_moo.cli._parse import parse_bits
-from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError, TrustError
+from evoq_moo.errors import ArgumentError, EvoqError, FormatError, MissingFileError, TrustError, WeightsError
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.runs import RunSettings, execute, load_front, recipe_of
 
@@ -78,6 +85,133 @@ def test_show(run_folder):
     assert "block1.conv1" in evoq_command("show", run_folder, "--pick", "knee")
 
 
+def test_tables_for_programs(run_folder):
+    front = load_front(run_folder)
+    rows = json.loads(evoq_command("show", run_folder, "--json").partition("next:")[0])
+    assert [row["#"] for row in rows] == [*range(len(front))]
+    assert rows[-1]["size (MiB)"] == pytest.approx(front[-1].size_mib, rel=1e-3)
+    assert sum(row[""] == "knee" for row in rows) == 1
+    text = evoq_command("show", run_folder, "--pick", "knee", "--csv").partition("next:")[0]
+    layers = list(csv.DictReader(text.splitlines()))
+    assert [int(row["weight bits"]) for row in layers] == list(
+        front[front.points.index(front.point_of(front.knee()))].policy.weight_bits
+    )
+    with pytest.raises(ArgumentError, match="json, csv: given both"):
+        evoq_command("show", run_folder, "--json", "--csv")
+
+
+def test_programs_read_stdout_and_people_stderr(run_folder):
+    command = [sys.executable, "-m", "evoq_moo", "show", str(run_folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)) == len(load_front(run_folder))
+    assert done.stderr.startswith("next: ")
+
+
+def test_help_is_in_groups_and_in_the_order_of_the_work(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    names = [line.split()[1] for line in evoq_command("-h").splitlines() if re.match("│ [a-z]", line)]
+    assert names == [
+        "demo",
+        "models",
+        "profile",
+        "search",
+        "show",
+        "evaluate",
+        "ship",
+        "calibrate",
+        "export",
+        "verify",
+        "report",
+        "compare",
+    ]
+    output = evoq_command("search", "-h")
+    for group in ("Network", "Samples", "Search space", "Search", "Images that judge", "Preprocessing"):
+        assert f"─ {group} ─" in output
+
+
+def test_no_color(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert PlainConsole().no_color
+
+
+def test_the_next_command_works_as_printed(run_folder, tmp_path, monkeypatch):
+    """From search to report, each command typed as the one before it printed it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run_folder, "my run")
+    monkeypatch.setattr(sys, "argv", [str(Path(evoq.__file__).parent / "__main__.py")])
+    output = evoq_command("show", "my run", "--pick", "difference")
+    words = next_words(output)
+    assert words[:2] == ["ship", "my run"]
+    output = evoq_command(*words, "--steps", "outputs", "--limit", "100")
+    for name in ("float, torch", "chosen, before calibration", "shipped, onnxruntime"):
+        assert name in output
+    assert Path("model.onnx").is_file()
+    assert evoq.load("my run/calibrated").policy == load_front("my run").pick("difference")
+    words = next_words(output)
+    assert words[0] == "report"
+    evoq_command(*words)
+    assert Path("report.html").stat().st_size > 10_000
+
+
+def next_words(output):
+    line = next(line for line in output.splitlines() if line.startswith("next: "))
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:3] == [sys.executable, "-m", "evoq_moo"]
+    return words[3:]
+
+
+def test_evaluate_measures_the_curve_of_a_run(run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copytree(run_folder, "run")
+    words = ("evaluate", "run", "--points", 2, "--limit", 100)
+    output = evoq_command(*words, "--calibrated", "--steps", "outputs")
+    assert "W4A4" in output
+    curve = AccuracyCurve.load("run/accuracy.json")
+    assert [row.calibration for row in curve.rows if row.kind == "front"] == ["", "", "outputs", "outputs"]
+    assert curve.count == 100
+    assert "top-1 (%)" in evoq_command("show", "run")
+    assert "top-1" in evoq_command("show", "run", "--pick", "accuracy")
+    assert "accuracy.png" in output
+    evoq_command("report", "run", "-o", "report.html")
+    page = Path("report.html").read_text()
+    assert page.index('id="accuracy"') < page.index('id="front"')
+    with pytest.raises(ArgumentError, match="holds accuracies of other images.*--again"):
+        evoq_command("evaluate", "run", "--points", 2, "--limit", 90)
+    rows = json.loads(evoq_command(*words, "--json").partition("files:")[0])
+    assert len(rows) == len(curve.rows)
+    for wrong, message in (
+        (["--all", "--points", 3], "points: given 3 with --all"),
+        (["--calibrated"], "calibrated: given without a curve"),
+        (["--points", 2, "--steps", "x"], "steps: unknown name"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            evoq_command("evaluate", "run", *wrong)
+
+
+def test_search_ends_with_the_curve_where_images_are_given(tmp_path, monkeypatch):
+    images, labels = evoq.zoo.digits.load_images("test")
+    np.savez(tmp_path / "val.npz", images=images[:40], labels=labels[:40])
+    monkeypatch.chdir(tmp_path)
+    words = ("search", "digits", "--count", 5, "--evaluations", 12, "--pop-size", 6, "-o", "run")
+    output = evoq_command(*words, "--images", "val.npz", "--points", 3)
+    assert "float" in output
+    assert len(AccuracyCurve.load("run/accuracy.json").rows) == 1 + 6 + 3
+    assert next(line for line in output.splitlines() if line.startswith("next: ")).endswith(
+        "ship run --pick 'drop<=1' -o model.onnx --images val.npz"
+    )
+
+
+def test_evaluate_takes_a_calibrated_folder(run_folder, tmp_path):
+    evoq_command("calibrate", run_folder, "--steps", "outputs", "-o", tmp_path / "c")
+    output = evoq_command("evaluate", tmp_path / "c", "--limit", 50, "--json")
+    rows = json.loads(output)
+    assert [row["network"] for row in rows] == ["float", "calibrated"]
+    assert all(row["images"] == 50 for row in rows)
+    with pytest.raises(ArgumentError, match="which holds one policy"):
+        evoq_command("evaluate", tmp_path / "c", "--all")
+
+
 def test_evaluate_on_the_held_out_digits(run_folder):
     output = evoq_command("evaluate", run_folder, "--pick", "difference", "--limit", 100)
     assert "float" in output
@@ -94,6 +228,14 @@ def test_models(monkeypatch):
     assert columns[6:9] == ["4.09", "25.6", "104"]
     assert "detection" in rows["ssd300_vgg16"]
     assert "COCO_V1" in rows["ssd300_vgg16"]
+    listed = {row["name"]: row for row in json.loads(evoq_command("models", "--json"))}
+    assert (listed["resnet50"]["GMACs"], listed["resnet50"]["genes"]) == (4.09, 104)
+    assert evoq_command("models", "--csv").startswith("name,task,dataset,input,classes,GMACs,")
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = evoq_command("models").splitlines()
+    assert max(map(len, narrow)) <= 80
+    for name in evoq.zoo.names():
+        assert any(line.startswith(f"│ {name} ") for line in narrow), name
 
 
 def test_models_shows_one_network(monkeypatch):
@@ -106,10 +248,12 @@ def test_models_shows_one_network(monkeypatch):
         evoq_command("models", "resnet_18")
 
 
-def test_random_weights_say_what_to_get(caplog, tmp_path):
-    with caplog.at_level(logging.WARNING):
+def test_random_weights_only_when_asked_for(caplog, tmp_path):
+    with pytest.raises(WeightsError, match=r"squeezenet1_0-b66bff10.pth and put it at .*'random' where only costs"):
         evoq.Recipe(model="squeezenet1_0").load_model()
-    assert "squeezenet1_0-b66bff10.pth and put it at" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        evoq.Recipe(model="squeezenet1_0", weights="random").load_model()
+    assert "has random weights, as asked" in caplog.text
     with pytest.raises(ArgumentError, match="loads its own weights"):
         evoq_command("search", "--model", "a:b", "--download", "-o", tmp_path / "run")
 
@@ -174,7 +318,8 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch):
         (["search", "digits", "--engine", "fast"], ArgumentError, "engine: unknown name 'fast'"),
         (["search", "digits", "--results", "int4"], ArgumentError, "results: unknown name 'int4'"),
         (["search", "digits", "--samples", "nowhere/"], MissingFileError, "nowhere"),
-        (["search", "resnet18"], ArgumentError, "samples: given none"),
+        (["search", "resnet18"], WeightsError, "weights: given none, and resnet18 comes without"),
+        (["search", "resnet18", "--weights", "random"], ArgumentError, "samples: given none"),
         (["search", "digits", "--evaluations", "0"], ArgumentError, "evaluations: given 0"),
         (["show", "nowhere"], MissingFileError, "no such file"),
         (["evaluate", "nowhere"], MissingFileError, "no such file"),
@@ -284,7 +429,20 @@ def test_a_detector_from_search_to_map(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
     (tmp_path / "annotations.json").write_text(json.dumps({str(i): boxes for i in range(3)}))
     run = tmp_path / "run"
-    words = ["search", "ssd_mobilenet_v1_075_coco", "--samples", folder, "--count", 2, "--crop", 33, "-o", run]
+    words = [
+        "search",
+        "ssd_mobilenet_v1_075_coco",
+        "--weights",
+        "random",
+        "--samples",
+        folder,
+        "--count",
+        2,
+        "--crop",
+        33,
+        "-o",
+        run,
+    ]
     words += ["--weight-bits", "4,8", "--activation-bits", "8", "--evaluations", 12, "--pop-size", 6, "--threads", 1]
     evoq_command(*words)
     assert recipe_of(load_front(run)).difference == "nmse"

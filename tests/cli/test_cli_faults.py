@@ -16,7 +16,7 @@ from evoq_moo.cli._console import PlainConsole
 from evoq_moo.errors import MissingFileError
 from evoq_moo.files import write
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.runs import Record, load_front
+from evoq_moo.runs import Record, folder, load_front
 from evoq_moo.space import Policy
 
 SEARCH = ("search", "digits", "--count", 8, "--evaluations", 20, "--pop-size", 10, "--threads", 1)
@@ -93,11 +93,28 @@ class TestSystem:
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
         assert (done.returncode, done.stderr.strip()) == (1, "error: No space left on device")
 
-    @pytest.mark.parametrize("wrong", [["--pinned", "[/x]"], ["--objectives", "diference"], ["--weights", "no.pth"]])
-    def test_what_is_refused_leaves_no_run(self, command, tmp_path, wrong):
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            ["--pinned", "[/x]"],
+            ["--objectives", "diference"],
+            ["--weights", "no.pth"],
+            ["--evaluations", "0"],
+            ["--pop-size", "1"],
+            ["--seed", "-1"],
+            ["--workers", "0"],
+            ["--threads", "0"],
+            ["--points", "0"],
+            ["--images", "nowhere/"],
+            ["--budget", "difference<=1e-300"],
+            ["--budget", "bops<=1e-9"],
+        ],
+    )
+    def test_what_is_refused_leaves_no_run(self, command, tmp_path, wrong, monkeypatch):
         """A name that isn't known took the folder, and the right command was then told it holds another run."""
+        monkeypatch.setattr(folder, "measure_sensitivity", lambda *_, **__: pytest.fail("the scan had begun"))
         assert command(*SEARCH, *wrong, "-o", tmp_path / "run")[0] == 1
-        assert not (tmp_path / "run" / "run.json").exists()
+        assert not (tmp_path / "run").exists() or [*(tmp_path / "run").iterdir()] == []
 
     @pytest.mark.parametrize(
         ("raised", "said"),
@@ -152,8 +169,10 @@ class TestSignals:
             signal.pthread_kill(main_thread.ident, number)
 
         monkeypatch.setattr(Record, "add", add_then_signal)
-        code, out, _ = command(*SEARCH, "-o", tmp_path / "run")
-        assert (code, "interrupted: this is the front so far" in out) == (0, True)
+        code, out, err = command(*SEARCH, "-o", tmp_path / "run")
+        assert code == 130
+        assert "points on the front of" in out
+        assert err == "interrupted: the front so far is written; the same command goes on"
         assert load_front(tmp_path / "run").provenance["interrupted"]
         assert command(*SEARCH, "-o", tmp_path / "run")[0] == 0
         assert load_front(tmp_path / "run").points == load_front(run_folder).points
@@ -161,7 +180,7 @@ class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_elsewhere_they_end_the_command(self, command, monkeypatch, number):
         monkeypatch.setattr(_app, "load_front", lambda _: os.kill(os.getpid(), number))
-        assert command("show", "x")[::2] == (130, "interrupted; the same command goes on where it was")
+        assert command("show", "x")[::2] == (130, "interrupted: nothing was written")
 
 
 class TestWords:

@@ -22,7 +22,7 @@ from evoq_moo.detection import read_corners, read_voc, read_yolo
 from evoq_moo.errors import EvoqError, FormatError, ImageError, StoreError, WeightsError
 from evoq_moo.evaluation import EvaluationStore, policy_key
 from evoq_moo.front import ParetoFront
-from evoq_moo.report._known import KnownPolicies
+from evoq_moo.runs import KnownPolicies
 from evoq_moo.space import LayerInfo, SearchSpace
 from evoq_moo.study._runs import Run, RunKey
 from evoq_moo.study._toml import read_study

@@ -79,6 +79,9 @@ def here(_payload, monkeypatch):
 NEEDS_CONSENT = [
     ("calibrate", "run", "-o", "c2"),
     ("evaluate", "run"),
+    ("evaluate", "calibrated"),
+    ("evaluate", "run", "--points", "2"),
+    ("ship", "run", "-o", "m2.onnx"),
     ("export", "calibrated", "-o", "m.onnx"),
     ("verify", "m.onnx", "--against", "calibrated", "--images", "digits.npz"),
 ]

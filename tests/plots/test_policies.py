@@ -45,6 +45,18 @@ def test_bit_allocation_bad_arguments(front, make_front):
         plot_bit_allocation(make_front([]))
 
 
+def test_a_policy_of_many_layers_is_a_strip(tmp_path):
+    """53 pairs of bars beside each other could not be told apart."""
+    names = tuple(f"layer{i}" for i in range(53))
+    policy = evoq.Policy(names, tuple(2 + i % 7 for i in range(53)), (8,) * 53)
+    ax = plot_policy(policy)
+    np.testing.assert_array_equal(ax.images[0].get_array(), policy.to_array().T)
+    assert ticks(ax.yaxis) == ["weights", "activations"]
+    assert ticks(ax.xaxis) == list(names[::2])
+    assert ax.get_xlabel() == "layer, one of 2 named"
+    save_axes(ax, tmp_path / "strip.png")
+
+
 def test_policy_bars_with_macs_and_parameters(front, space):
     ax = plot_policy(front[1].policy, layers=space.layers)
     heights = [bar.get_height() for bar in ax.patches]

@@ -12,11 +12,13 @@ import pytest
 from markupsafe import Markup
 
 import evoq_moo as evoq
+from evoq_moo.accuracy import AccuracyCurve, MeasuredPolicy, float_policy
 from evoq_moo.calibration import CalibrationReport, StepReport
 from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
 from evoq_moo.evaluation import policy_key
-from evoq_moo.report import KnownPolicies, read_run, render_report, write_report
+from evoq_moo.report import read_run, render_report, write_comparison, write_report
+from evoq_moo.runs import KnownPolicies
 from evoq_moo.sensitivity import SensitivityTable, scan_policies
 
 MARKUP = "<script>document.title='broken'</script>&\"'$x$"
@@ -129,6 +131,58 @@ def test_nothing_is_fetched_and_names_are_escaped(make_run, calibrated):
     }
     identifiers = re.findall(r'\sid="([^"]*)"', html)
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_accuracies_come_first(make_run, tmp_path):
+    folder = make_run(finished=True)
+    front = read_run(folder).front
+    curve = AccuracyCurve(measure="top-1", images=MARKUP, count=7, judged_by="j", network="n")
+    exact = MeasuredPolicy(kind="float", policy=float_policy(SPACE.layer_names), accuracy=0.9, costs={})
+    curve = curve.added(exact)
+    for i, kind in ((0, "front"), (1, "uniform"), (2, "front")):
+        row = MeasuredPolicy(kind=kind, policy=front[i].policy, accuracy=0.5 + i / 10, costs=front[i].costs)
+        curve = curve.added(row)
+    curve.save(folder / "accuracy.json")
+    html = render_report(read_run(folder))
+    assert html.index('<section id="accuracy">') < html.index('<section id="searched">')
+    assert "90.00 %" in html
+    assert "<td>70.00</td>" in html
+    assert MARKUP not in html
+    assert "1 of 3 are below 60 %" in html
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_title_names_the_network(make_run):
+    assert "<title>my_net: run: evoq-moo report</title>" in render_report(
+        read_run(make_run(finished=True, recipe=settings()["recipe"] | {"model": "my_net"}))
+    )
+
+
+def test_runs_are_compared(make_run, tmp_path):
+    folder = make_run(finished=True)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    front = evoq.ParetoFront.load(folder / "front.json")
+    fewer = replace(front, points=front.points[::2])
+    fewer.save(other / "front.json")
+    labels = evoq.compare_runs([folder, other]).get_legend_handles_labels()[1]
+    assert [text.endswith(name) for text, name in zip(labels, ("run", "other"), strict=True)] == [True, True]
+    write_comparison([folder, other], tmp_path / "both.html")
+    html = (tmp_path / "both.html").read_text()
+    assert MARKUP not in html
+    assert f"<td>{len(front)}</td><td>{len(fewer)}</td>" in html
+    assert "<script" not in html
+    with pytest.raises(ArgumentError, match="runs: given 1; allowed: two or more"):
+        evoq.compare_runs([folder])
+    replace(front, points=()).save(other / "front.json")
+    with pytest.raises(ArgumentError, match="without a point on the front"):
+        evoq.compare_runs([folder, other])
+    size = front.from_vectors(
+        KnownPolicies.read(folder / "evaluations.sqlite", SPACE, ("difference", "size")), [SPACE.uniform(4)]
+    )
+    size.save(other / "front.json")
+    with pytest.raises(ArgumentError, match="runs: given objectives"):
+        evoq.compare_runs([folder, other])
 
 
 @pytest.mark.usefixtures("no_pictures")

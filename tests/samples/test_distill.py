@@ -76,7 +76,7 @@ def test_networks_without_statistics_are_refused(network):
     with pytest.raises(NetworkError, match="2 layers as a fresh one has them"):
         distill_samples(network, shape=(3, 8, 8))
     with pytest.raises(NetworkError, match="give images"):
-        evoq.Recipe(model="squeezenet1_1", samples="synthetic")()
+        evoq.Recipe(model="squeezenet1_1", weights="random", samples="synthetic")()
 
 
 @pytest.mark.real

@@ -104,6 +104,6 @@ def test_recipes_measure_what_fits_the_task():
     assert Recipe(model=NAME).difference == "nmse"
     assert Recipe(model="digits").difference == "kl"
     assert Recipe(model=NAME, difference="cosine").difference == "cosine"
-    recipe = Recipe(model=NAME, classes=21, preprocess=Preprocess(crop=33, stretch=True).to_json())
+    recipe = Recipe(model=NAME, weights="random", classes=21, preprocess=Preprocess(crop=33, stretch=True).to_json())
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert recipe.load_model()[0].classes == 21

@@ -83,4 +83,8 @@
   }
   limits.forEach((input) => input.addEventListener("input", filter));
   show(kept);
+  // The chosen row is in the middle of the table's window.
+  const table = document.querySelector(".scroll");
+  const row = rows.find((element) => Number(element.dataset.row) === kept);
+  table.scrollTop = Math.max(0, row.offsetTop - table.clientHeight / 2);
 })();

@@ -73,10 +73,28 @@ class KnownPolicies:
         if not Path(path).is_file():
             raise MissingFileError(f"no such file: {path}")
         with EvaluationStore(path, shared=True) as store:
-            counts = store.fingerprints()
-            most = max(counts, key=lambda key: counts[key], default="")
-            chosen = fingerprint if fingerprint in counts else most
-            bits, differences = store.archive(chosen, len(space.layers))
+            return cls.of_store(store, space, objectives, fingerprint=fingerprint, costs=costs, budgets=budgets)
+
+    @classmethod
+    def of_store(
+        cls,
+        store: EvaluationStore,
+        space: SearchSpace,
+        objectives: tuple[str, ...],
+        *,
+        fingerprint: str | None = None,
+        costs: Sequence[Cost] = (),
+        budgets: Mapping[str, float] | None = None,
+    ) -> "KnownPolicies":
+        """Return what an open store knows; the arguments are those of :meth:`read`.
+
+        Raises:
+            StoreError: The store is damaged or locked.
+        """
+        counts = store.fingerprints()
+        most = max(counts, key=lambda key: counts[key], default="")
+        chosen = fingerprint if fingerprint in counts else most
+        bits, differences = store.archive(chosen, len(space.layers))
         X = bits[:, [g.layer for g in space.genes], [g.columns[0] for g in space.genes]].reshape(len(bits), space.n_var)
         snapped = space.snap(X)
         inside = (
