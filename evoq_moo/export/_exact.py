@@ -19,7 +19,7 @@ from evoq_moo.errors import ArgumentError
 from evoq_moo.export._shipment import Shipment, shipment_of
 from evoq_moo.export._whole import Whole, replaced
 from evoq_moo.graph import Product, product
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, ResultQuantizer
 
 EXACT, QDQ = "exact", "qdq"
 FORMS = (EXACT, QDQ)
@@ -152,4 +152,5 @@ def exact_network(network: nn.Module | Shipment, names: Sequence[str] = ()) -> W
         ArgumentError: Another kind of module.
     """
     shipment = network if isinstance(network, Shipment) else shipment_of(network)
-    return replaced(shipment, lambda layer, i: ExactLayer(layer, shipment.layers[i]), names)
+    results = {p.name: ResultQuantizer(p) for p in shipment.results}
+    return replaced(shipment, lambda layer, i: ExactLayer(layer, shipment.layers[i]), names, results=results)

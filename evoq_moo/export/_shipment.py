@@ -15,7 +15,7 @@ from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.graph import GraphNetwork, Product, Samples, check_samples, filled, rows, run
 from evoq_moo.network import QuantizedModule
 from evoq_moo.preprocess import Preprocess
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, ResultParameters
 from evoq_moo.space import LayerInfo, Policy
 
 
@@ -26,6 +26,7 @@ class Shipment:
     Attributes:
         network: The folded float network; not changed.
         layers: Parameters of each quantizable layer, in policy order.
+        results: How results between them are quantized.
         outputs: For each head, the affine map behind the network; none for "no map".
         preprocess: What the network's attribute of that name says, if it has one.
         provenance: Where it comes from: plain JSON data.
@@ -33,6 +34,7 @@ class Shipment:
 
     network: nn.Module
     layers: tuple[LayerParameters, ...]
+    results: tuple[ResultParameters, ...] = ()
     outputs: tuple[OutputMap, ...] = ()
     preprocess: Preprocess | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -72,12 +74,13 @@ class Shipment:
         return policy_cost([_info(p) for p in self.layers], self.policy.to_array())
 
     def fingerprint(self) -> str:
-        """Return what identifies the parameters: levels, scales, zero points, biases and maps."""
+        """Return what identifies the parameters: levels, scales, zero points, biases, results and maps."""
         parts: list[bytes] = []
         for p in self.layers:
             parts.append(f"{p.name} {p.kind} {p.weight_bits} {p.activation_bits}".encode())
             parts.append(f"{p.activation_scale!r} {p.activation_zero_point!r}".encode())
             parts += [tensor_bytes(t) for t in (p.weight, p.weight_levels, p.weight_scales, p.bias) if t is not None]
+        parts += [f"{p.name} {p.scale!r} {p.zero_point!r}".encode() for p in self.results]
         for m in self.maps:
             parts += [tensor_bytes(m.scale), tensor_bytes(m.shift), str(m.axis).encode()]
         return digest(*parts)
@@ -121,6 +124,7 @@ def shipment_of(module: nn.Module, *, provenance: Mapping[str, Any] | None = Non
     return Shipment(
         network=module.reference,
         layers=layers,
+        results=module.results,
         outputs=outputs,
         preprocess=found if isinstance(found, Preprocess) else None,
         provenance=dict(provenance or {}),

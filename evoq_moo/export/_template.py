@@ -1,4 +1,4 @@
-"""A float network's graph in ONNX, with marks where its quantizable layers take their input, weight and bias.
+"""A float network's graph in ONNX, with marks at the inputs, weights and biases of its layers and at their results.
 
 `torch.onnx` (its exporter on `torch.export`) writes the graph; it knows torch's operators, we only mark the layers. A
 mark is a node of our own domain, which :mod:`evoq_moo.export._lower` replaces by what a policy asks for. One template
@@ -16,10 +16,10 @@ from evoq_moo.difference import skeleton
 from evoq_moo.errors import MissingPackageError, NetworkError
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
 from evoq_moo.export._whole import replaced
-from evoq_moo.graph import Product, Samples, arguments, leaves, quiet, torch_layout, torch_product
+from evoq_moo.graph import Product, ResultPlaces, Samples, arguments, leaves, quiet, torch_layout, torch_product
 
 DOMAIN = "evoq_moo"
-INPUT, WEIGHT, BIAS = "LayerInput", "LayerWeight", "LayerBias"
+INPUT, WEIGHT, BIAS, RESULT = "LayerInput", "LayerWeight", "LayerBias", "Result"
 OPSET = 21
 """The first opset with 4-bit types; the graph around the layers is written in it."""
 
@@ -32,11 +32,13 @@ class Template:
         model: A serialized ONNX model; the values of marked weights and biases are left out.
         layers: Names of the layers that its marks count.
         biases: For each of them, whether its bias is marked.
+        places: Names of the results that its marks count: all that some policy quantizes.
     """
 
     model: bytes
     layers: tuple[str, ...]
     biases: tuple[bool, ...]
+    places: tuple[str, ...]
 
 
 def require_onnx() -> Any:
@@ -70,10 +72,26 @@ class _MarkedLayer(Product):
         return torch_product(x, weight, bias, self.geometry)
 
     def _mark(self, kind: str, x: Tensor) -> Tensor:
-        marked: Tensor = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{kind}", (x,), {"layer": self.index}, dtype=x.dtype, shape=x.shape, version=1
-        )
-        return marked
+        return _mark(kind, x, self.index)
+
+
+class _MarkedResult(nn.Module):
+    """What a result that may be quantized passes: a mark."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a result, marked."""
+        return _mark(RESULT, x, self.index)
+
+
+def _mark(kind: str, x: Tensor, index: int) -> Tensor:
+    marked: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{kind}", (x,), {"index": index}, dtype=x.dtype, shape=x.shape, version=1
+    )
+    return marked
 
 
 def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int] | None = None) -> Template:
@@ -94,8 +112,13 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     x = sample_for(shipment, sample)
     check_network(shipment, x)
     args, kwargs = arguments(x)
+    places = ResultPlaces(shipment.graph.graph, linear=True).names
     whole = replaced(
-        shipment, lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias), tuple(kwargs), flat=True
+        shipment,
+        lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias),
+        tuple(kwargs),
+        results={name: _MarkedResult(i) for i, name in enumerate(places)},
+        flat=True,
     )
     with torch.no_grad():
         names = _output_names(shipment.network(*args, **kwargs))
@@ -135,6 +158,7 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
         model=_without_marked_values(model),
         layers=tuple(p.name for p in shipment.layers),
         biases=tuple(p.bias is not None for p in shipment.layers),
+        places=places,
     )
 
 

@@ -1,7 +1,7 @@
 """A copy of a network with its layers replaced, and the maps of its heads behind it: what every exporter traces."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ def replaced(
     replacement: Callable[[Product, int], Product],
     names: Sequence[str] = (),
     *,
+    results: Mapping[str, nn.Module],
     flat: bool = False,
 ) -> Whole:
     """Return a copy of a network with its layers replaced, and its maps, ready for torch.export.
@@ -76,10 +77,12 @@ def replaced(
         shipment: The network.
         replacement: Makes what takes the place of a layer, from the layer and its index.
         names: As :class:`Whole` has it.
-        flat: Likewise.
+        results: What results between layers pass, by their names.
+        flat: As :class:`Whole` has it.
     """
     network = copy.deepcopy(shipment.graph)
     for i, (p, layer) in enumerate(zip(shipment.layers, network.products, strict=True)):
         if isinstance(layer, Product):
             network.replace(p.name, replacement(layer, i))
+    network.place_results(results)
     return Whole(network, shipment.maps, names, flat=flat).eval()
