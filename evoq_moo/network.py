@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from evoq_moo._setup import (
     digest,
     network_fingerprint,
     ranges_fingerprint,
+    result_ranges,
     tabulate,
     tensor_bytes,
 )
@@ -36,6 +37,7 @@ from evoq_moo.graph import (
     LARGEST_ERROR,
     GraphNetwork,
     Prepared,
+    ResultPlaces,
     Samples,
     bias_of,
     changes_its_input,
@@ -45,6 +47,7 @@ from evoq_moo.graph import (
     device_of,
     first_apart,
     float_outputs,
+    has_stream,
     leaves,
     map_samples,
     own_copy,
@@ -56,7 +59,14 @@ from evoq_moo.graph import (
     weight_bytes,
     weight_of,
 )
-from evoq_moo.quantizer import LayerParameters, parameters_of, quantized_copy
+from evoq_moo.quantizer import (
+    FLOAT_RESULTS,
+    LayerParameters,
+    ResultParameters,
+    ResultRanges,
+    parameters_of,
+    quantized_copy,
+)
 from evoq_moo.ranges import outlier_note
 from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits, whole_bits
 
@@ -64,6 +74,8 @@ logger = logging.getLogger("evoq_moo")
 
 PINNED_BITS = 8
 """Bit-width of pinned layers: the field's habit for the first and last layer."""
+ResultsName = Literal["auto", "float", "int8"]
+"""Which results have 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +87,7 @@ class NetworkReport:
             share of their largest value.
         engine: The engine that computes policies.
         engine_reason: Why that is not the integer engine; empty if it is.
+        results: Which results have 8 bits and why.
         difference: What the difference is and why.
         layers: Quantizable layers.
         macs_quantized: Share of the multiply-accumulates that they compute, 0..1.
@@ -85,6 +98,7 @@ class NetworkReport:
     float_error: float
     engine: str
     engine_reason: str
+    results: str
     difference: str
     layers: int
     macs_quantized: float
@@ -98,7 +112,7 @@ class NetworkReport:
             f"{100 * self.parameters_quantized:.1f} % of the parameters; float outputs off by {self.float_error:.1g}; "
             f"engine: {self.engine}{why}"
         )
-        return "\n".join([first, self.difference, *self.notes])
+        return "\n".join([first, self.results, self.difference, *self.notes])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,17 +134,26 @@ class QuantizedModule(nn.Module):
         network: The network with its layers quantized.
         policy: The policy.
         layers: What each quantized layer computes with, in policy order.
+        results: How results between layers are quantized, in execution order.
         reference: The float network; not a submodule, so not in `parameters()` or `state_dict()`.
         preprocess: The float network's attribute of that name, if it has one (networks of the zoo do).
     """
 
     reference: nn.Module
 
-    def __init__(self, *, layers: Sequence[LayerParameters], policy: Policy, reference: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        layers: Sequence[LayerParameters],
+        results: Sequence[ResultParameters],
+        policy: Policy,
+        reference: nn.Module,
+    ) -> None:
         super().__init__()
-        self.network = quantized_copy(reference, layers)
+        self.network = quantized_copy(reference, layers, results)
         self.policy = policy
         self.layers = tuple(layers)
+        self.results = tuple(results)
         self.__dict__["reference"] = reference
         self.preprocess: Any = getattr(reference, "preprocess", None)
         self.eval()
@@ -165,6 +188,11 @@ class QuantizedNetwork:
             `difference_reason` says.
         class_dim: The dimension of classes in the outputs, for ``"kl"`` and ``"top1_flips"``; None: the second, and of
             outputs `(N, T, classes)` the last.
+        results: Which results between layers have 8 bits, as integer runtimes need it where something else than one
+            quantized layer reads them. ``"auto"``: those of convolutions, and of sums and joins of these, except in
+            networks that normalize layers or attend as transformers do, where 8-bit streams hurt. ``"int8"``: in any
+            network, and those of matrix products too. ``"float"``: none. See
+            :class:`evoq_moo.graph.results.ResultPlaces`.
         engine: ``"reference"`` computes fake quantization in float32, on any network and device: the definition.
             ``"integer"`` computes the same arithmetic in integers, for a fraction of a float forward, where the
             processor has the instructions (AVX2 without VNNI: less of a gain, and layers of 8 by 8 bits compute in
@@ -184,6 +212,7 @@ class QuantizedNetwork:
         samples: The samples.
         space: The search space.
         ranges: Clipping ranges of each layer by name.
+        results: Which results can have 8 bits, and their ranges.
         float_heads: The float network's outputs on the samples.
         metric: Name of the difference.
         float_difference: The difference of the float network to itself: that of 16 and 32 bits.
@@ -214,6 +243,7 @@ class QuantizedNetwork:
         overrides: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
         difference: str | Metric | Difference = "auto",
         class_dim: int | None = None,
+        results: ResultsName = "auto",
         engine: EngineName = "auto",
         batch_size: int = MICRO_BATCH,
         threads: int | None = None,
@@ -225,6 +255,7 @@ class QuantizedNetwork:
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
         check_name("engine", engine, ("auto", "reference", "integer"))
+        check_name("results", results, ("auto", "float", "int8"))
         self.difference_reason = ""
         automatic = isinstance(difference, str) and difference == "auto"
         if not automatic:
@@ -252,9 +283,7 @@ class QuantizedNetwork:
                 tied=tied,
                 overrides=overrides,
             )
-            self.float_heads, self.ranges = tabulate(
-                self.network, self._batches, self.space.layer_names, self._pool, progress=progress
-            )
+            self._tabulate(results, progress=progress)
             self.float_error = self._checked_error(own, outputs)
         self.notes += self.prepared.notes
         if automatic:
@@ -274,6 +303,7 @@ class QuantizedNetwork:
             *(tensor_bytes(tensor) for tensor in leaves(self.samples)),
             *(tensor_bytes(head) for head in self.float_heads),
             ranges_fingerprint(self.ranges).encode(),
+            self.results.fingerprint().encode(),
             f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
             self._difference.identity.encode(),
         )
@@ -306,6 +336,45 @@ class QuantizedNetwork:
                 f"in {where!r}; please report the module"
             )
         return error
+
+    def _tabulate(self, results: ResultsName, *, progress: bool) -> None:
+        """Run the float network on the samples, and set its outputs and all ranges."""
+        names = self.space.layer_names
+
+        def run() -> None:
+            self.float_heads, self.ranges = tabulate(self.network, self._batches, names, self._pool, progress=progress)
+
+        places, reason = self._result_places(results)
+        if places is None or not isinstance(self.network, GraphNetwork):
+            run()
+            self.results = replace(FLOAT_RESULTS, reason=f"{FLOAT_RESULTS.reason}: {reason}")
+            return
+        with result_ranges(self.network, places.names) as ranges:
+            run()
+        self.results = ResultRanges(places, ranges, f"results of 8 bits in up to {len(places.names)} places: {reason}")
+
+    def _result_places(self, results: ResultsName) -> tuple[ResultPlaces | None, str]:
+        """Return where results may be quantized, None for nowhere, and why.
+
+        Raises:
+            ArgumentError: 8 bits were asked for in a network that was not captured.
+        """
+        if results == "float":
+            return None, "it was asked for"
+        if self.graph is None:
+            if results == "int8":
+                raise ArgumentError(
+                    "results: given 'int8' for a network that is quantized module by module "
+                    f"({self.prepared.reason}); allowed: 'auto' or 'float'"
+                )
+            return None, "the network is quantized module by module"
+        if results == "int8":
+            return ResultPlaces(self.graph, linear=True), "it was asked for"
+        if has_stream(self.graph):
+            return None, "the network normalizes or attends between its layers, where 8-bit results hurt"
+        return ResultPlaces(
+            self.graph
+        ), "what integer kernels of convolutions leave where not one quantizer alone reads"
 
     def _pinned(self, pinned: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
         if isinstance(pinned, Mapping):
@@ -355,6 +424,7 @@ class QuantizedNetwork:
             samples=samples,
             layers=self.space.layers,
             ranges=self.ranges,
+            results=self.results,
             pool=self._pool,
         )
 
@@ -375,6 +445,7 @@ class QuantizedNetwork:
             samples=samples,
             layers=self.space.layers,
             ranges=self.ranges,
+            results=self.results,
             batch_size=self._batch_size,
             pool=self._pool,
         )
@@ -394,6 +465,7 @@ class QuantizedNetwork:
             float_error=self.float_error,
             engine=self.engine_name,
             engine_reason=self.engine_reason,
+            results=self.results.reason,
             difference=self.difference_reason or f"difference: {self.metric!r}, as given",
             layers=len(self.space.layers),
             macs_quantized=self.prepared.macs_quantized,
@@ -490,7 +562,9 @@ class QuantizedNetwork:
             ArgumentError: The policy is of another network's layers.
         """
         parameters = self.parameters_of(self.bits_of(policy))
-        return QuantizedModule(layers=parameters, policy=policy, reference=self.network)
+        return QuantizedModule(
+            layers=parameters, results=self.results.of(parameters), policy=policy, reference=self.network
+        )
 
     def parameters_of(self, bits: npt.ArrayLike) -> tuple[LayerParameters, ...]:
         """Return what each layer computes with under bit-widths `(layers, 2)`, before any calibration."""

@@ -135,10 +135,11 @@ class _Calibration:
             cut=self.cut,
             float_heads=[head[self.cut.order] for head in network.float_heads],
             pool=network.pool,
+            results=network.results,
             seed=seed,
         )
         start = network.parameters_of(policy.to_array())
-        heads = heads_of_candidate(captured, self.cut.batches, start, network.pool)
+        heads = heads_of_candidate(captured, self.cut.batches, start, network.results, network.pool)
         state = State(start, tuple(OutputMap.identity(head) for head in heads), heads)
         self.states: list[State] = [state] * (folds + 1)
 
@@ -162,7 +163,11 @@ class _Calibration:
             mirror=self.mirror,
         )
         return CalibratedNetwork(
-            reference=self.network.network, layers=final.parameters, outputs=final.outputs, report=report
+            reference=self.network.network,
+            layers=final.parameters,
+            results=self.network.results.of(final.parameters),
+            outputs=final.outputs,
+            report=report,
         )
 
     def _step(self, name: str, deadline: float | None, advance: Callable[[], None]) -> StepReport:

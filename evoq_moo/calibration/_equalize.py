@@ -9,7 +9,7 @@ instead of weights and only where it is free (our choice: towards other layers i
 quantize, and gained little or nothing).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ from evoq_moo._compute import ComputePool
 from evoq_moo.arithmetic import per_channel
 from evoq_moo.calibration._moments import moments_of
 from evoq_moo.graph import Geometry, LayerWeights, Op, Samples, StagedNetwork, aten, clip_of
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, ResultRanges
 from evoq_moo.ranges import ActivationHistogram, ActivationRange, activation_range_of
 from evoq_moo.space import QUANTIZED_BITS
 
@@ -45,11 +45,20 @@ class Pair:
     bound: float
 
 
-def pairs_of(network: StagedNetwork) -> tuple[Pair, ...]:
-    """Return the pairs of layers between which channels can be scaled at no cost."""
+def pairs_of(network: StagedNetwork, quantized: Container[str] = ()) -> tuple[Pair, ...]:
+    """Return the pairs of layers between which channels can be scaled at no cost.
+
+    Args:
+        network: The float network.
+        quantized: Names of results that have levels of their own: those of all channels, which no scaling may change.
+    """
     ops = {op.name: op for op in network.sized.ops}
     uses = network.sized.uses
     found = []
+
+    def is_free(name: str) -> bool:
+        return uses[name] == 1 and name not in quantized
+
     for reader in ops.values():
         if reader.layer is None or network.calls[reader.layer] != 1:
             continue
@@ -57,13 +66,13 @@ def pairs_of(network: StagedNetwork) -> tuple[Pair, ...]:
         if not _depthwise(network.layers[reader.layer]):
             continue
         name, bound = reader.inputs[0], float("inf")
-        while (op := ops.get(name)) is not None and uses[name] == 1 and op.layer is None:
+        while (op := ops.get(name)) is not None and is_free(name) and op.layer is None:
             high = upper_bound(op)
             if op.target not in _PASS and high is None:
                 break
             bound = min(bound, bound if high is None else high)
             name = op.inputs[0]
-        if op is None or op.layer is None or uses[name] != 1 or network.calls[op.layer] != 1:
+        if op is None or op.layer is None or not is_free(name) or network.calls[op.layer] != 1:
             continue
         if _alike(network.layers[op.layer].geometry, geometry):
             found.append(Pair(op.layer, reader.layer, bound))
@@ -103,6 +112,7 @@ def equalize(
     network: StagedNetwork,
     batches: Sequence[Samples],
     candidates: Sequence[Sequence[LayerParameters]],
+    results: ResultRanges,
     pool: ComputePool,
 ) -> tuple[StagedNetwork, list[tuple[LayerParameters, ...]]]:
     """Scale the channels between pairs of layers, in the float network and in quantized ones alike.
@@ -113,6 +123,7 @@ def equalize(
         network: The float network.
         batches: Micro-batches of the samples.
         candidates: Parameters of quantized networks of one policy.
+        results: Ranges of results between layers.
         pool: Where micro-batches run.
 
     Returns:
@@ -122,7 +133,7 @@ def equalize(
     made: dict[int, Tensor] = {}
     read: dict[int, Tensor] = {}
     ranges: dict[int, ActivationRange] = {}
-    pairs = {pair.reader: pair for pair in pairs_of(network)}
+    pairs = {pair.reader: pair for pair in pairs_of(network, results.passed(candidates[0]))}
     streams = [network.start(batch) for batch in batches]
     if not pairs:
         return network, [tuple(layers) for layers in candidates]

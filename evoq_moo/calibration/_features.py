@@ -31,12 +31,24 @@ def match_features(view: LayerView) -> LayerParameters:
         gain = gain_of(found.variance, wanted.variance, found.cross / found.count)
     old = view.parameters.bias
     shift = (wanted.mean - gain.double() * found.mean).float()
-    bias = shift if old is None else old * gain + shift
+    fitted = view.parameters.scaled(gain, shift if old is None else old * gain + shift)
     shape = [1] * outputs[0].dim()
     shape[axis] = -1
-    factor, term = gain.reshape(shape), shift.reshape(shape)
+    factor, term = gain.reshape(shape), shift_to(fitted, gain, old).reshape(shape)
     view.outputs = view.pool.map(lambda o: torch.addcmul(term, o, factor), outputs)
-    return view.parameters.scaled(gain, bias)
+    return fitted
+
+
+def shift_to(fitted: LayerParameters, gain: Tensor, old: Tensor | None) -> Tensor:
+    """Return what outputs times a gain are shifted by, `(channels,)`, once the new bias has moved to its levels.
+
+    Args:
+        fitted: The layer with its new bias.
+        gain: What its outputs are multiplied by.
+        old: The bias before.
+    """
+    bias = torch.zeros_like(gain) if fitted.bias is None else fitted.bias
+    return bias if old is None else bias - old * gain
 
 
 def gain_of(variance: Tensor, wanted: Tensor, covariance: Tensor) -> Tensor:

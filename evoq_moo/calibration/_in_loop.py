@@ -11,11 +11,11 @@ from torch import Tensor
 
 from evoq_moo._compute import MICRO_BATCH
 from evoq_moo._setup import digest
-from evoq_moo.calibration._features import gain_of
+from evoq_moo.calibration._features import gain_of, shift_to
 from evoq_moo.calibration._moments import ChannelMoments, moments_of, together
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.evaluated import DerivedNetwork, EvaluatedNetwork
-from evoq_moo.graph import Samples, Stage, StagedNetwork, Values, count, device_of, filled, product, split
+from evoq_moo.graph import Passed, Samples, Stage, StagedNetwork, Values, count, device_of, filled, product, split
 from evoq_moo.network import QuantizedModule, QuantizedNetwork
 from evoq_moo.quantizer import LayerParameters
 from evoq_moo.space import Policy
@@ -50,6 +50,7 @@ class _Light:
 
     def __init__(self, network: QuantizedNetwork) -> None:
         self._pool = network.pool
+        self._results = network.results
         self._captured = StagedNetwork(network.network)
         self._count = count(network.samples)
         size = self._captured.size
@@ -64,6 +65,7 @@ class _Light:
 
     def _run(self, parameters: list[LayerParameters] | None) -> tuple[list[Tensor], tuple[LayerParameters, ...]]:
         network = self._captured
+        passed = self._results.passed(parameters) if parameters else {}
         stream = [network.start(batch) for batch in self._batches]
         for stage in network.stages:
             outputs: list[Tensor] | None = None
@@ -75,18 +77,25 @@ class _Light:
                     self._features[layer] = self._feature(layer, outputs)
                 elif network.calls[layer] == 1 and parameters is not None:
                     parameters[layer] = self._match(parameters[layer], outputs, self._features[layer])
-            self._finish(stage, stream, outputs)
+            self._finish(stage, stream, outputs, passed)
         parts = [network.heads(values) for values in stream]
         heads = [torch.cat(head)[: self._count] for head in zip(*parts, strict=True)]
         return heads, tuple(parameters or ())
 
-    def _finish(self, stage: Stage, stream: list[Values], outputs: list[Tensor] | None) -> None:
-        """Run a stage on all micro-batches; `outputs` is what its layer's call gave, if it has one."""
+    def _finish(self, stage: Stage, stream: list[Values], outputs: list[Tensor] | None, passed: Passed) -> None:
+        """Run a stage on all micro-batches.
+
+        Args:
+            stage: The stage.
+            stream: What was computed before.
+            outputs: What its layer's call gave, if it has one.
+            passed: What results pass.
+        """
         network = self._captured
 
         def run(i: int) -> None:
             network.run_stage(
-                stage, stream[i], lambda op, x: network.float_call(op, x) if outputs is None else outputs[i]
+                stage, stream[i], lambda op, x: network.float_call(op, x) if outputs is None else outputs[i], passed
             )
 
         self._pool.map(run, range(len(stream)))
@@ -110,11 +119,13 @@ class _Light:
         """Match outputs to the float network's, in place, and return the parameters that give them."""
         moments = together(self._pool.map(lambda y: moments_of(y, feature.axis), outputs))
         gain, shift = self._pool.run(lambda: _correction(outputs, moments, feature))
+        old = parameters.bias
+        fitted = parameters.scaled(gain, shift if old is None else old * gain + shift)
         shape = [1] * outputs[0].dim()
         shape[feature.axis] = -1
-        self._pool.map(lambda y: y.mul_(gain.reshape(shape)).add_(shift.reshape(shape)), outputs)
-        bias = parameters.bias
-        return parameters.scaled(gain, shift if bias is None else bias * gain + shift)
+        term = shift_to(fitted, gain, old).reshape(shape)
+        self._pool.map(lambda y: y.mul_(gain.reshape(shape)).add_(term), outputs)
+        return fitted
 
 
 def _kept(output: Tensor, axis: int, places: Tensor) -> Tensor:
@@ -200,7 +211,8 @@ class CalibratingNetwork(DerivedNetwork):
             NetworkError: The network can't be captured as a graph.
         """
         layers = self._calibrated(self.network.bits_of(policy))[1]
-        return QuantizedModule(layers=layers, policy=policy, reference=self.network.network)
+        results = self.network.results.of(layers)
+        return QuantizedModule(layers=layers, results=results, policy=policy, reference=self.network.network)
 
     def scan(self, bits: npt.ArrayLike) -> Iterator[float]:
         """Give the difference of many bit-widths `(policies, layers, 2)`, one full evaluation each."""

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import torch
 from msgspec import Meta, Struct, defstruct
-from msgspec.structs import asdict
+from msgspec.structs import asdict as row_dict
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -21,13 +21,13 @@ from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._report import CalibrationReport
 from evoq_moo.difference import map_tensors
 from evoq_moo.errors import ArgumentError, FormatError
-from evoq_moo.graph import kind_of, weight_of
+from evoq_moo.graph import RESULT_BITS, GraphNetwork, kind_of, weight_of
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.quantizer import LayerParameters, quantized_copy
+from evoq_moo.quantizer import LayerParameters, ResultParameters, quantized_copy
 from evoq_moo.space import ALLOWED_BITS, Policy
 
 FORMAT = "evoq-moo/calibrated"
-VERSION = 2
+VERSION = 3
 _TENSORS = ("weight", "weight_levels", "weight_scales", "bias")
 
 
@@ -37,6 +37,7 @@ class CalibratedNetwork(nn.Module):
     Attributes:
         network: The network, its layers quantized.
         layers: The parameters of each quantized layer, in policy order: integer levels, scales, zero points, biases.
+        results: How results between layers are quantized, in execution order.
         outputs: For each head, the affine map behind the network.
         policy: Its bit-widths.
         report: What each step did.
@@ -51,12 +52,14 @@ class CalibratedNetwork(nn.Module):
         *,
         reference: nn.Module,
         layers: Sequence[LayerParameters],
+        results: Sequence[ResultParameters],
         outputs: Sequence[OutputMap],
         report: CalibrationReport,
     ) -> None:
         super().__init__()
         self.__dict__["reference"] = reference
         self.layers = tuple(layers)
+        self.results = tuple(results)
         self.outputs = tuple(outputs)
         self.report = report
         self.policy = Policy(
@@ -64,7 +67,7 @@ class CalibratedNetwork(nn.Module):
             tuple(p.weight_bits for p in self.layers),
             tuple(p.activation_bits for p in self.layers),
         )
-        self.network = quantized_copy(reference, self.layers)
+        self.network = quantized_copy(reference, self.layers, self.results)
         self.preprocess: Any = getattr(reference, "preprocess", None)
         self.eval()
 
@@ -100,6 +103,7 @@ class CalibratedNetwork(nn.Module):
             "network": network_fingerprint(self.reference),
             "tensors": digest(data),
             "layers": rows,
+            "results": [asdict(p) for p in self.results],
             "output_axes": [m.axis for m in self.outputs],
             "report": self.report.to_json(),
         }
@@ -140,7 +144,8 @@ class CalibratedNetwork(nn.Module):
                 for i, axis in enumerate(text.output_axes)
             ]
             _check_fit(layers, reference)
-        return cls(reference=reference, layers=layers, outputs=outputs, report=text.report)
+            _check_results(text.results, reference)
+        return cls(reference=reference, layers=layers, results=text.results, outputs=outputs, report=text.report)
 
 
 _types = get_type_hints(LayerParameters)
@@ -152,12 +157,13 @@ class _CalibratedData(Struct):
     network: str
     tensors: str
     layers: tuple[_Row, ...]  # type: ignore[valid-type]
+    results: tuple[ResultParameters, ...]
     output_axes: tuple[Annotated[int, Meta(ge=-4, le=-1)], ...]
     report: CalibrationReport
 
 
 def _layer(i: int, row: Struct, tensors: Mapping[str, Tensor]) -> LayerParameters:
-    values: dict[str, Any] = {**asdict(row), **{key: tensors.get(f"{i}.{key}") for key in _TENSORS}}
+    values: dict[str, Any] = {**row_dict(row), **{key: tensors.get(f"{i}.{key}") for key in _TENSORS}}
     p = LayerParameters(**values)
     check_parameters(p)
     return p
@@ -192,6 +198,19 @@ def _check_fit(layers: Sequence[LayerParameters], network: nn.Module) -> None:
         ):
             if found is not None and found.shape != shape:
                 raise ValueError(f"layer {p.name!r} has {what} {tuple(found.shape)}; the network's: {tuple(shape)}")
+
+
+def _check_results(results: Sequence[ResultParameters], network: nn.Module) -> None:
+    """Raise ValueError unless results are different ones of a network's, with levels of 8 bits."""
+    known = {op.name for op in network.graph.ops} if isinstance(network, GraphNetwork) else set()
+    highest = activation_range(RESULT_BITS)[1]
+    if len({p.name for p in results}) != len(results):
+        raise ValueError("names a result twice")
+    for p in results:
+        if p.name not in known:
+            raise ValueError(f"result {p.name!r} is none of the network's")
+        if not (0 < p.scale < float("inf") and 0 <= p.zero_point <= highest):
+            raise ValueError(f"result {p.name!r} has a scale or zero point that {RESULT_BITS} bits forbid")
 
 
 def check_parameters(p: LayerParameters) -> None:

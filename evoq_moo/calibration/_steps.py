@@ -14,7 +14,7 @@ from evoq_moo.calibration._rounding import fit_rounding
 from evoq_moo.calibration._walk import Candidate, LayerView, Parameters, heads_of_candidate, walk
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.graph import StagedNetwork
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, ResultRanges
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Setting:
         cut: The samples in micro-batches, and which of them each state may be fitted to.
         float_heads: The float network's heads on the samples, in the order of the micro-batches.
         pool: Where micro-batches run.
+        results: Ranges of results between layers.
         seed: Of draws.
         advance: Called after each unit of work.
     """
@@ -53,6 +54,7 @@ class Setting:
     cut: MicroBatches
     float_heads: list[Tensor]
     pool: ComputePool
+    results: ResultRanges
     seed: int
     advance: Callable[[], None] = lambda: None
 
@@ -88,7 +90,9 @@ class Step:
 
 
 def _equalize(setting: Setting, states: Sequence[State]) -> Result:
-    network, candidates = equalize(setting.network, setting.cut.batches, [s.parameters for s in states], setting.pool)
+    network, candidates = equalize(
+        setting.network, setting.cut.batches, [s.parameters for s in states], setting.results, setting.pool
+    )
     setting.advance()
     if network is setting.network:
         return Result(list(states))
@@ -96,7 +100,7 @@ def _equalize(setting: Setting, states: Sequence[State]) -> Result:
     for parameters, state in zip(candidates, states, strict=True):
         # Before any fit, all states are one and the same.
         if id(state) not in results:
-            heads = heads_of_candidate(network, setting.cut.batches, parameters, setting.pool)
+            heads = heads_of_candidate(network, setting.cut.batches, parameters, setting.results, setting.pool)
             results[id(state)] = State(parameters, state.outputs, heads)
     return Result([results[id(state)] for state in states], network=network)
 
@@ -107,6 +111,7 @@ def _layerwise(fit: Callable[[LayerView, int], LayerParameters]) -> Step:
             setting.network,
             setting.cut.batches,
             setting.candidates(states),
+            setting.results,
             lambda view: fit(view, setting.seed),
             setting.pool,
             on_layer=setting.advance,

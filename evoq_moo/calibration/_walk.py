@@ -16,13 +16,14 @@ from evoq_moo.graph import (
     LayerCall,
     LayerWeights,
     Op,
+    Passed,
     Samples,
     Stage,
     StagedNetwork,
     Values,
     product,
 )
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, ResultRanges
 
 T = TypeVar("T")
 Parameters = tuple[LayerParameters, ...]
@@ -96,11 +97,15 @@ def quantized_call(network: StagedNetwork, parameters: Sequence[LayerParameters]
 
 
 def heads_of_candidate(
-    network: StagedNetwork, batches: Sequence[Samples], parameters: Parameters, pool: ComputePool
+    network: StagedNetwork,
+    batches: Sequence[Samples],
+    parameters: Parameters,
+    results: ResultRanges,
+    pool: ComputePool,
 ) -> list[Tensor]:
     """Return the heads of a quantized network, float32 `(samples, ...)` each."""
-    call = quantized_call(network, parameters)
-    parts = pool.map(lambda batch: network.run(batch, call), batches)
+    call, passed = quantized_call(network, parameters), results.passed(parameters)
+    parts = pool.map(lambda batch: network.run(batch, call, passed), batches)
     return [torch.cat(head) for head in zip(*parts, strict=True)]
 
 
@@ -108,6 +113,7 @@ def walk(
     network: StagedNetwork,
     batches: Sequence[Samples],
     candidates: Sequence[Candidate],
+    results: ResultRanges,
     fit: Fit,
     pool: ComputePool,
     *,
@@ -121,6 +127,7 @@ def walk(
         network: The float network.
         batches: Micro-batches of the samples, of prepared sizes.
         candidates: Quantized networks, fitted side by side; the float network runs once for all.
+        results: Ranges of results between layers.
         fit: Returns a layer's new parameters.
         pool: Where micro-batches run.
         on_layer: Called after each layer.
@@ -129,19 +136,20 @@ def walk(
         For each candidate its new parameters, and its heads on all samples.
     """
     fitted = [list(c.parameters) for c in candidates]
+    passed: list[Passed] = [{}, *(results.passed(c.parameters) for c in candidates)]
     exact = [network.start(batch) for batch in batches]
     streams = [[network.start(batch) for batch in batches] for _ in candidates]
     for stage in network.stages:
         layer = stage.layer
         if layer is None:
-            _advance(network, stage, [exact, *streams], [None] * (1 + len(streams)), pool)
+            _advance(network, stage, [exact, *streams], [None] * (1 + len(streams)), passed, pool)
             continue
         op = stage.ops[0]
         source, own = op.inputs[0], network.layers[layer]
         targets = pool.map(lambda values: own(values[source]), exact)  # noqa: B023 - runs now
         target_moments = _moments_once(own, targets, pool)
         clip = network.clip_behind(op)
-        results: list[list[Tensor]] = []
+        outputs: list[list[Tensor]] = []
         for k, candidate in enumerate(candidates):
             view = LayerView(
                 layer=own,
@@ -155,9 +163,9 @@ def walk(
             )
             if network.calls[layer] == 1:
                 fitted[k][layer] = fit(view)
-            results.append(view.outputs if view.outputs is not None else view.compute(fitted[k][layer]))
+            outputs.append(view.outputs if view.outputs is not None else view.compute(fitted[k][layer]))
             view.outputs = None
-        _advance(network, stage, [exact, *streams], [targets, *results], pool)
+        _advance(network, stage, [exact, *streams], [targets, *outputs], passed, pool)
         if on_layer is not None:
             on_layer()
     heads = [[torch.cat(head) for head in zip(*map(network.heads, stream), strict=True)] for stream in streams]
@@ -176,16 +184,29 @@ def _advance(
     network: StagedNetwork,
     stage: Stage,
     streams: Sequence[list[Values]],
-    results: Sequence[list[Tensor] | None],
+    outputs: Sequence[list[Tensor] | None],
+    passed: Sequence[Passed],
     pool: ComputePool,
 ) -> None:
-    """Run a stage on all micro-batches of some streams; `results` holds what the layer's call gave, if it ran."""
+    """Run a stage on all micro-batches of some streams.
+
+    Args:
+        network: The float network.
+        stage: The stage.
+        streams: What was computed before.
+        outputs: For each stream, what the layer's call gave, if it ran.
+        passed: For each stream, what results pass.
+        pool: Where micro-batches run.
+    """
 
     def run(job: tuple[int, int]) -> None:
         stream, i = job
-        known = results[stream]
+        known = outputs[stream]
         network.run_stage(
-            stage, streams[stream][i], lambda op, x: network.float_call(op, x) if known is None else known[i]
+            stage,
+            streams[stream][i],
+            lambda op, x: network.float_call(op, x) if known is None else known[i],
+            passed[stream],
         )
 
     pool.map(run, [(stream, i) for stream, batches in enumerate(streams) for i in range(len(batches))])

@@ -1,19 +1,23 @@
 """Running a captured network: micro-batches through plans, and the sensitivity scan from kept float results."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
-from evoq_moo.engines._layers import BoundLayer, IntegerLayer
+from evoq_moo.engines._kernels import Quantizer
+from evoq_moo.engines._layers import BoundLayer, BoundNetwork, IntegerLayer
 from evoq_moo.engines._lower import Layer, Program, lower
 from evoq_moo.engines._plan import Plan, compile_plan, static_values
 from evoq_moo.engines._steps import FLOAT, FLOAT_GROUP, Batch, Frame, Step
-from evoq_moo.graph import GraphNetwork, Samples, count, filled, leaves, split
+from evoq_moo.graph import GraphNetwork, Grid, Samples, count, filled, leaves, split
+from evoq_moo.quantizer import ResultRanges
 from evoq_moo.space import ACTIVATION, WEIGHT, IntArray
 
 LARGEST_BATCH = 64
@@ -46,7 +50,7 @@ class Sized:
 
     program: Program
     batches: list[Batch] = field(default_factory=list)
-    _plans: dict[tuple[tuple[bool, ...], bool], Plan] = field(default_factory=dict)
+    _plans: dict[tuple[tuple[bool, ...], tuple[str, ...], bool], Plan] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -66,14 +70,26 @@ class Sized:
         tensors = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in leaves(samples)]
         return Batch(static_values(self.program, tensors))
 
-    def plan(self, integer: tuple[bool, ...], *, keep: bool = False) -> Plan:
-        """Return the plan for a choice of layers that compute in integers; see :func:`compile_plan`."""
-        key = (integer, keep)
+    def plan(self, integer: tuple[bool, ...], results: Iterable[str] = (), *, keep: bool = False) -> Plan:
+        """Return the plan for a choice of layers that compute in integers; see :func:`compile_plan`.
+
+        Args:
+            integer: For each layer, whether it does.
+            results: Names of the results that are quantized.
+            keep: Keep every result.
+        """
+        names = tuple(results)
+        key = (integer, names, keep)
         if key not in self._plans:
             while len(self._plans) >= _PLANS:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = compile_plan(self.program, integer, keep=keep)
+            self._plans[key] = compile_plan(self.program.with_results(names), integer, keep=keep)
         return self._plans[key]
+
+
+@lru_cache(maxsize=4096)
+def _quantizer(grid: Grid) -> Quantizer:
+    return Quantizer(*grid)
 
 
 class CapturedRunner:
@@ -83,6 +99,7 @@ class CapturedRunner:
         network: The captured float network.
         samples: The samples.
         layers: The layers' weights, in policy order.
+        results: Ranges of results between them.
         batch_size: Samples in a micro-batch; None for a size whose results stay in cache.
         pool: Where micro-batches run.
     """
@@ -93,6 +110,7 @@ class CapturedRunner:
         network: GraphNetwork,
         samples: Samples,
         layers: Sequence[IntegerLayer],
+        results: ResultRanges,
         batch_size: int | None,
         pool: ComputePool,
     ) -> None:
@@ -100,6 +118,7 @@ class CapturedRunner:
         self._samples = samples
         self._count = count(samples)
         self._layers = layers
+        self._results = results
         self._pool = pool
         graph = network.graph
         if graph.any_size:
@@ -125,7 +144,8 @@ class CapturedRunner:
 
     def _fitting(self, sized: Sized) -> int:
         """Return how many samples' largest result fits the cache when all layers compute in integers."""
-        plan = compile_plan(sized.program, [not layer.refusal for layer in self._layers])
+        widest = np.full((len(self._layers), 2), 8)
+        plan = sized.plan(tuple(not layer.refusal for layer in self._layers), self._grids(widest))
         sizes = {op.name: math.prod(op.shape) for op in sized.program.graph.ops if op.shape}
         written = [key for step in plan.steps for key in step.writes]
         largest = max((sizes.get(name, 0) * (4 if want == FLOAT else 1) for name, want in written), default=1)
@@ -134,11 +154,21 @@ class CapturedRunner:
     def _integer(self, bits: IntArray) -> tuple[bool, ...]:
         return tuple(layer.is_integer(w, a) for layer, (w, a) in zip(self._layers, bits.tolist(), strict=True))
 
+    def _grids(self, bits: IntArray) -> dict[str, Quantizer]:
+        """Return the quantizers of the results that bit-widths `(layers, 2)` quantize, by name."""
+        pairs = list(zip(self._layers, bits.tolist(), strict=True))
+        grids = self._results.grids(
+            [layer.grid(a) for layer, (_, a) in pairs], [layer.is_quantized(*b) for layer, b in pairs]
+        )
+        return {name: _quantizer(grid) for name, grid in grids.items()}
+
     def heads(self, bits: IntArray) -> list[Tensor]:
         """Return the heads under bit-widths `(layers, 2)`."""
-        plan = self._sized.plan(self._integer(bits))
+        grids = self._grids(bits)
+        plan = self._sized.plan(self._integer(bits), grids)
         pairs = bits.tolist()
-        bound = self._pool.map(lambda i: self._layers[i].bind(*pairs[i]), range(len(pairs)))
+        layers = self._pool.map(lambda i: self._layers[i].bind(*pairs[i]), range(len(pairs)))
+        bound = BoundNetwork(layers, tuple(grids.values()))
         heads = self._joined(self._pool.map(lambda batch: self._heads(plan.run(batch, bound)), self._sized.batches))
         self._heads_bytes = sum(head.nbytes for head in heads)
         return heads
@@ -179,25 +209,26 @@ class CapturedRunner:
     def _base(self, sized: Sized, batch: Batch) -> Frame:
         """Return all results of the float network on a micro-batch."""
         floats = [layer.bind(32, 32) for layer in self._layers]
-        return sized.plan((False,) * len(floats), keep=True).run_keeping(batch, floats)
+        return sized.plan((False,) * len(floats), keep=True).run_keeping(batch, BoundNetwork(floats))
 
     def _scan(self, sized: Sized, policies: IntArray, bases: Sequence[Frame] | None) -> list[list[Tensor]]:
         floats = [layer.bind(32, 32) for layer in self._layers]
         known = {key for step in sized.plan((False,) * len(floats), keep=True).steps for key in step.writes}
-        work: list[tuple[Plan, tuple[Step, ...], set[int], IntArray]] = []
+        work: list[tuple[Plan, tuple[Step, ...], set[int], IntArray, tuple[Quantizer, ...]]] = []
         for bits in policies:
             changed = {i for i, (w, a) in enumerate(bits.tolist()) if w <= 8 or a <= 8}
-            plan = sized.plan(self._integer(bits), keep=True)
-            work.append((plan, plan.changed_steps(changed, known), changed, bits))
+            grids = self._grids(bits)
+            plan = sized.plan(self._integer(bits), grids, keep=True)
+            work.append((plan, plan.changed_steps(changed, known), changed, bits, tuple(grids.values())))
 
         def run(i: int) -> list[list[Tensor]]:
             base = self._base(sized, sized.batches[i]) if bases is None else bases[i]
             results = []
-            for plan, steps, changed, bits in work:
+            for plan, steps, changed, bits, quantizers in work:
                 bound: list[BoundLayer] = list(floats)
                 for layer in changed:
                     bound[layer] = self._layers[layer].bind(int(bits[layer, WEIGHT]), int(bits[layer, ACTIVATION]))
-                results.append(self._heads(plan.run_some(steps, base, bound)))
+                results.append(self._heads(plan.run_some(steps, base, BoundNetwork(bound, quantizers))))
             return results
 
         parts: list[list[list[Tensor]]] = []

@@ -4,13 +4,13 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import fake_quantize_weight, weight_levels
+from evoq_moo.arithmetic import bias_scales, fake_quantize_weight, quantize_bias, weight_levels
 from evoq_moo.engines._kernels import (
     PackedFloat,
     PackedWeight,
@@ -23,7 +23,7 @@ from evoq_moo.engines._kernels import (
     pack_linear,
     products_fit,
 )
-from evoq_moo.graph import Geometry, GraphNetwork, Product
+from evoq_moo.graph import Geometry, GraphNetwork, Grid, Product
 from evoq_moo.ranges import LayerRanges
 
 logger = logging.getLogger("evoq_moo")
@@ -85,6 +85,19 @@ class BoundLayer:
     kernel: Geometry | None
 
 
+@dataclass(frozen=True)
+class BoundNetwork:
+    """A network under one policy.
+
+    Attributes:
+        layers: Its layers, in policy order.
+        results: Of the results that are quantized, in the order of the plan.
+    """
+
+    layers: Sequence[BoundLayer]
+    results: Sequence[Quantizer] = ()
+
+
 class IntegerLayer:
     """One quantizable layer: what its weights are at any bit-width.
 
@@ -122,10 +135,25 @@ class IntegerLayer:
             return f"sums of {fan_in} products of levels can overflow int32"
         return ""
 
+    def is_quantized(self, weight_bits: int, activation_bits: int) -> bool:
+        """Return whether the layer is a product of integers at these bit-widths, however it is computed."""
+        return weight_bits in self._ranges.weight_scales and activation_bits in self.quantizers
+
+    def grid(self, activation_bits: int) -> Grid | None:
+        """Return the levels of its input; None where it stays float."""
+        found = self._ranges.activation.get(activation_bits)
+        return None if found is None else Grid(found.scale, found.zero_point, activation_bits)
+
     def is_integer(self, weight_bits: int, activation_bits: int) -> bool:
         """Return whether the layer computes in integers at these bit-widths."""
-        quantized = weight_bits in self._ranges.weight_scales and activation_bits in self.quantizers
+        quantized = self.is_quantized(weight_bits, activation_bits)
         return not self.refusal and quantized and products_fit(weight_bits, activation_bits)
+
+    def _bias(self, weight_bits: int, activation_bits: int) -> Tensor | None:
+        if self.bias is None or not self.is_quantized(weight_bits, activation_bits):
+            return self.bias
+        step = self._ranges.activation[activation_bits].scale
+        return quantize_bias(self.bias, bias_scales(self._ranges.weight_scales[weight_bits], step, weight_bits))
 
     def place(self, input_shape: tuple[int, ...] | None) -> None:
         """Say, where known, the shape of the input that weights are packed for."""
@@ -134,15 +162,16 @@ class IntegerLayer:
     def bind(self, weight_bits: int, activation_bits: int) -> BoundLayer:
         """Return the layer at these bit-widths; 16 and 32 mean float."""
         quantizer = self.quantizers.get(activation_bits)
+        bias = self._bias(weight_bits, activation_bits)
         if self.is_integer(weight_bits, activation_bits):
             packed = self._cache.get((self.index, weight_bits, True), lambda: self._pack(weight_bits))
-            return BoundLayer(quantizer, packed, None, self.bias, self._kernel)  # type: ignore[arg-type]
+            return BoundLayer(quantizer, packed, None, bias, self._kernel)  # type: ignore[arg-type]
         known = self.geometry.dims == 2 and self._shape is not None
         packable = known and float_packable(self.weight, self._kernel)
         if weight_bits not in self._ranges.weight_scales and not packable:
-            return BoundLayer(quantizer, None, self.weight, self.bias, self._kernel)
+            return BoundLayer(quantizer, None, self.weight, bias, self._kernel)
         weight = self._cache.get((self.index, weight_bits, False), lambda: self._float(weight_bits, packable))
-        return BoundLayer(quantizer, None, weight, self.bias, self._kernel)  # type: ignore[arg-type]
+        return BoundLayer(quantizer, None, weight, bias, self._kernel)  # type: ignore[arg-type]
 
     def _float(self, bits: int, packable: bool) -> Tensor | PackedFloat:
         weight = self.weight

@@ -5,7 +5,7 @@ which is monotone and elementwise, so it may run on uint8 levels instead of floa
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evoq_moo.engines._kernels import Quantizer
-from evoq_moo.graph import NO_CLIP, Clip, Const, Geometry, GraphNetwork, Op, Ref, SizedGraph, aten, clip_of
+from evoq_moo.graph import NO_CLIP, Clip, Const, Geometry, GraphNetwork, Op, Ref, SizedGraph, aten, clip_of, is_sum
 
 _MOVES = {
     aten.permute.default,
@@ -32,6 +32,8 @@ _MOVES = {
 }
 _JOINS = {aten.cat.default, aten.stack.default}
 
+RESULTS = -2
+"""Wanted as the levels of the first result that is quantized; less by 1 for each further one."""
 MoveLevels = Callable[[list[Tensor], Quantizer], Tensor]
 MoveFloats = Callable[[list[Tensor]], Tensor]
 
@@ -75,7 +77,22 @@ class Compute:
     op: Op
 
 
-Lowered = Layer | Add | Move | Compute
+@dataclass(frozen=True)
+class Result:
+    """The quantization of a result to 8 bits, behind the operation that makes it.
+
+    Attributes:
+        name: Its name.
+        inputs: The result.
+        target: What its levels are wanted as.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    target: int
+
+
+Lowered = Layer | Add | Move | Compute | Result
 
 
 @dataclass(frozen=True)
@@ -87,12 +104,34 @@ class Program:
         ops: Operations in execution order.
         outputs: What each tensor of the output is, named by this program's operations.
         constants: Constants by name.
+        renamed: Name of the operation that a clip was fused into, by that of the clip.
     """
 
     graph: SizedGraph
     ops: tuple[Lowered, ...]
     outputs: tuple[Ref | Const, ...]
     constants: Mapping[str, Tensor]
+    renamed: Mapping[str, str]
+
+    def with_results(self, names: Sequence[str]) -> "Program":
+        """Return the program with some results quantized: all that reads them reads their values on levels.
+
+        Args:
+            names: Of the results in the graph; the levels of number `i` are wanted as `RESULTS - i`.
+        """
+        targets = {self.renamed.get(name, name): RESULTS - i for i, name in enumerate(names)}
+        read = {name: f"{name} on levels" for name in targets}
+        ops: list[Lowered] = []
+        for op in self.ops:
+            inputs = tuple(read.get(name, name) for name in op.inputs)
+            if isinstance(op, Compute):
+                ops.append(replace(op, inputs=inputs, op=op.op.renamed(read)))
+            else:
+                ops.append(replace(op, inputs=inputs))
+            if op.name in targets:
+                ops.append(Result(read[op.name], (op.name,), targets[op.name]))
+        outputs = tuple(Ref(read.get(o.name, o.name)) if isinstance(o, Ref) else o for o in self.outputs)
+        return replace(self, ops=tuple(ops), outputs=outputs)
 
 
 def lower(graph: SizedGraph, network: GraphNetwork) -> Program:
@@ -114,7 +153,7 @@ def lower(graph: SizedGraph, network: GraphNetwork) -> Program:
                 renamed[op.name] = inputs[0]
             else:
                 lowered[op.name] = Move(op.name, inputs, _clip_floats(clip), _clip_levels(clip))
-        elif _is_sum(op, shapes):
+        elif is_sum(op, shapes):
             lowered[op.name] = Add(op.name, inputs)
         else:
             move = _move_of(op, by_name, renamed, shapes)
@@ -122,14 +161,7 @@ def lower(graph: SizedGraph, network: GraphNetwork) -> Program:
     outputs = tuple(
         Ref(renamed.get(output.name, output.name)) if isinstance(output, Ref) else output for output in graph.outputs
     )
-    return Program(graph, tuple(lowered.values()), outputs, network.constants)
-
-
-def _is_sum(op: Op, shapes: dict[str, tuple[int, ...] | None]) -> bool:
-    if op.target is not aten.add.Tensor or op.kwargs or len(op.inputs) != 2 or len(op.args) != 2:
-        return False
-    left, right = (shapes.get(name) for name in op.inputs)
-    return left is not None and left == right
+    return Program(graph, tuple(lowered.values()), outputs, network.constants, renamed)
 
 
 def _clip_floats(clip: Clip) -> MoveFloats:

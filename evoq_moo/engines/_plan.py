@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from evoq_moo.engines import _steps as steps
-from evoq_moo.engines._layers import BoundLayer
-from evoq_moo.engines._lower import Add, Compute, Layer, Lowered, Move, Program
+from evoq_moo.engines._layers import BoundNetwork
+from evoq_moo.engines._lower import Add, Compute, Layer, Lowered, Move, Program, Result
 from evoq_moo.engines._steps import FLOAT, Batch, Frame, Key, Step
 from evoq_moo.graph import Ref, aten
 
@@ -40,25 +40,25 @@ class Plan:
     program: Program
     steps: tuple[Step, ...]
 
-    def run(self, batch: Batch, layers: Sequence[BoundLayer]) -> list[Tensor]:
+    def run(self, batch: Batch, network: BoundNetwork) -> list[Tensor]:
         """Return the tensors of the network's output on a micro-batch."""
-        frame = Frame(batch, layers, {(name, FLOAT): value for name, value in batch.values.items()})
+        frame = Frame(batch, network, {(name, FLOAT): value for name, value in batch.values.items()})
         for step in self.steps:
             step.run(frame)
             for key in step.frees:
                 del frame.results[key]
         return self.output(frame)
 
-    def run_keeping(self, batch: Batch, layers: Sequence[BoundLayer]) -> Frame:
+    def run_keeping(self, batch: Batch, network: BoundNetwork) -> Frame:
         """Return all results on a micro-batch; for plans compiled with `keep`."""
-        frame = Frame(batch, layers, {(name, FLOAT): value for name, value in batch.values.items()})
+        frame = Frame(batch, network, {(name, FLOAT): value for name, value in batch.values.items()})
         for step in self.steps:
             step.run(frame)
         return frame
 
-    def run_some(self, steps: Sequence[Step], base: Frame, layers: Sequence[BoundLayer]) -> list[Tensor]:
+    def run_some(self, steps: Sequence[Step], base: Frame, network: BoundNetwork) -> list[Tensor]:
         """Return the tensors of the output from some steps, all else being as in another run."""
-        frame = Frame(base.batch, layers, dict(base.results))
+        frame = Frame(base.batch, network, dict(base.results))
         for step in steps:
             step.run(frame)
             for key in step.frees:
@@ -94,10 +94,10 @@ def static_values(program: Program, samples: Sequence[Tensor]) -> dict[str, Any]
     """Return the results that depend on the samples alone and that an operation behind them or the output reads."""
     names = static_names(program)
     inputs = zip(program.graph.inputs, samples, strict=True)
-    frame = Frame(Batch({}), (), {(name, FLOAT): tensor for name, tensor in inputs})
+    frame = Frame(Batch({}), BoundNetwork(()), {(name, FLOAT): tensor for name, tensor in inputs})
     read = {output.name for output in program.outputs if isinstance(output, Ref)}
     for op in program.ops:
-        if op.name in names:
+        if op.name in names and not isinstance(op, Result):
             _float_step(op, program, reuse=None, finite=False).run(frame)
         else:
             read |= set(op.inputs)
@@ -124,6 +124,11 @@ def compile_plan(program: Program, integer: Sequence[bool], *, keep: bool = Fals
         if op.name in static or not wanted:
             continue
         target = _only_levels(wanted)
+        if isinstance(op, Result):
+            source, targets = (op.inputs[0], op.target), tuple(sorted(wanted))
+            read = steps.read_result(source, targets, op.name)
+            made.append(Step((source,), tuple((op.name, t) for t in targets), read))
+            continue
         if isinstance(op, Layer) and integer[op.index]:
             source, out = (op.inputs[0], op.index), (op.name, FLOAT if target is None else target)
             run = steps.integer_layer(op, source, target, out)
@@ -156,6 +161,8 @@ def _wants(program: Program, integer: Sequence[bool], static: frozenset[str]) ->
         target = _only_levels(wanted)
         if isinstance(op, Layer):
             passed = op.index if integer[op.index] else FLOAT
+        elif isinstance(op, Result):
+            passed = op.target
         else:
             passed = target if isinstance(op, Move) and target is not None else FLOAT
         for name in op.inputs:
@@ -181,13 +188,18 @@ def _doubtful(program: Program, integer: Sequence[bool]) -> set[str]:
     names: set[str] = set()
     for op in program.ops:
         made = isinstance(op, Compute) and op.op.target not in _FINITE
-        passed = any(name in names for name in op.inputs) and not (isinstance(op, Layer) and integer[op.index])
+        passed = any(name in names for name in op.inputs) and not _on_levels(op, integer)
         if made or passed:
             names.add(op.name)
     return names
 
 
-def _float_step(op: Lowered, program: Program, *, reuse: Key | None, finite: bool) -> Step:
+def _on_levels(op: Lowered, integer: Sequence[bool]) -> bool:
+    """Return whether an operation reads levels, which are finite: what they were made of has been checked."""
+    return isinstance(op, Result) or (isinstance(op, Layer) and integer[op.index])
+
+
+def _float_step(op: Layer | Add | Move | Compute, program: Program, *, reuse: Key | None, finite: bool) -> Step:
     sources, out = tuple((name, FLOAT) for name in op.inputs), (op.name, FLOAT)
     if isinstance(op, Layer):
         run = steps.float_layer(op, sources[0], out, samples=program.graph.samples, finite=finite)
@@ -221,7 +233,7 @@ def _overwritable(op: Add, readers: dict[str, list[Lowered | None]], static: fro
         if (
             last
             and name not in static
-            and isinstance(makers.get(name), Layer | Add)
+            and isinstance(makers.get(name), Layer | Add | Result)
             and all(isinstance(reader, Layer | Add) for reader in found)
         ):
             return name, FLOAT

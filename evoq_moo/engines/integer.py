@@ -11,6 +11,7 @@ from evoq_moo.engines._kernels import integer_supported
 from evoq_moo.engines._layers import integer_layers
 from evoq_moo.errors import ArgumentError, NetworkError, check_count
 from evoq_moo.graph import GraphNetwork, Samples, count, device_of, relative_error
+from evoq_moo.quantizer import FLOAT_RESULTS, ResultRanges
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
@@ -21,8 +22,8 @@ class IntegerEngine:
     """Computes a network's heads under given bit-widths, products of quantized layers in integers.
 
     Where one layer alone reads a result, its levels are made straight from the int32 sums; a clip, a max-pooling, a
-    concatenation or another move in between runs on levels. Where several read it, or a sum does, the result is float32
-    and is quantized once for each distinct quantizer.
+    concatenation or another move in between runs on levels. Results of 8 bits are kept as levels too. Where several
+    others read a result, it is float32 and is quantized once for each distinct quantizer.
 
     A layer with one side at 16 or 32 bits, and a layer there is no exact integer kernel for, computes in float32 as
     in the reference. On processors without int8 dot-product instructions that is any layer with both sides at 8 bits.
@@ -38,6 +39,7 @@ class IntegerEngine:
         samples: The samples.
         layers: Its layers, in policy order.
         ranges: Ranges for each layer's name.
+        results: Those of results between layers.
         batch_size: Samples in a micro-batch; None for a size that keeps results in cache.
         pool: Where micro-batches run.
 
@@ -58,6 +60,7 @@ class IntegerEngine:
         samples: Samples,
         layers: Sequence[LayerInfo],
         ranges: Mapping[str, LayerRanges],
+        results: ResultRanges = FLOAT_RESULTS,
         batch_size: int | None = None,
         pool: ComputePool,
     ) -> None:
@@ -75,7 +78,7 @@ class IntegerEngine:
         self._layers = integer_layers(network, ranges)
         self.fallbacks = {layer.name: layer.refusal for layer in self._layers if layer.refusal}
         self._runner = CapturedRunner(
-            network=network, samples=samples, layers=self._layers, batch_size=batch_size, pool=pool
+            network=network, samples=samples, layers=self._layers, results=results, batch_size=batch_size, pool=pool
         )
 
     def check(self, float_heads: Sequence[Tensor], largest: float) -> None:

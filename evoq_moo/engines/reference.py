@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
 from evoq_moo.graph import Samples, run, split
-from evoq_moo.quantizer import QuantizedLayer, parameters_of
+from evoq_moo.quantizer import (
+    FLOAT_RESULTS,
+    LayerParameters,
+    QuantizedLayer,
+    ResultRanges,
+    parameters_of,
+    quantize_results,
+)
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
@@ -22,6 +29,7 @@ class ReferenceEngine:
         samples: The samples.
         layers: Its layers, in policy order.
         ranges: Ranges for each layer's name.
+        results: Those of results between layers.
         batch_size: Samples in a micro-batch.
         pool: Where micro-batches run.
     """
@@ -35,6 +43,7 @@ class ReferenceEngine:
         samples: Samples,
         layers: Sequence[LayerInfo],
         ranges: Mapping[str, LayerRanges],
+        results: ResultRanges = FLOAT_RESULTS,
         batch_size: int,
         pool: ComputePool,
     ) -> None:
@@ -43,6 +52,7 @@ class ReferenceEngine:
         self._pool = pool
         self._infos = tuple(layers)
         self._ranges = ranges
+        self._results = results
         modules = dict(network.named_modules())
         self._layers = [QuantizedLayer(modules[info.name]) for info in layers]
 
@@ -51,15 +61,19 @@ class ReferenceEngine:
         """Give the network with bit-widths `(layers, 2)` set; the float network is always restored."""
         pairs = whole_bits("bits", bits).tolist()
 
-        def set_layer(i: int) -> None:
+        def set_layer(i: int) -> LayerParameters:
             layer, info = self._layers[i], self._infos[i]
             ranges = self._ranges[info.name]
-            layer.set(parameters_of(info, layer.float_weight, layer.float_bias, ranges, pairs[i]))
+            parameters = parameters_of(info, layer.float_weight, layer.float_bias, ranges, pairs[i])
+            layer.set(parameters)
+            return parameters
 
         try:
-            self._pool.map(set_layer, range(len(self._layers)))
+            parameters = self._pool.map(set_layer, range(len(self._layers)))
+            quantize_results(self._network, self._results.of(parameters))
             yield self._network
         finally:
+            quantize_results(self._network, ())
             for layer in self._layers:
                 layer.reset()
 

@@ -24,7 +24,7 @@ from evoq_moo.graph.prepared import Prepared
 from evoq_moo.graph.products import Product, product, torch_layout, torch_product
 from evoq_moo.graph.results import RESULT_BITS, Grid, ResultPlaces, has_stream, is_sum
 from evoq_moo.graph.silence import quiet
-from evoq_moo.graph.stages import LayerWeights, Stage, StagedNetwork
+from evoq_moo.graph.stages import LayerWeights, Passed, Stage, StagedNetwork
 from evoq_moo.graph.truths import (
     LARGEST_ERROR,
     changes_its_input,
@@ -51,6 +51,7 @@ __all__ = [
     "LayerWeights",
     "NetworkGraph",
     "Op",
+    "Passed",
     "Prepared",
     "Product",
     "Ref",

@@ -41,6 +41,7 @@ _PARTS = {
     aten.split.sizes,
     aten.split_with_sizes.default,
     aten.chunk.default,
+    operator.getitem,
 }
 _JOINS = {aten.cat.default, aten.stack.default}
 _POOLS = {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default}
@@ -156,9 +157,7 @@ class ResultPlaces:
                 whole.add(v.name)
         return whole
 
-    def grids(
-        self, inputs: Sequence[Grid | None], integer: Sequence[bool], own: Mapping[str, Grid]
-    ) -> dict[str, Grid]:
+    def grids(self, inputs: Sequence[Grid | None], integer: Sequence[bool], own: Mapping[str, Grid]) -> dict[str, Grid]:
         """Return the levels of each result that a policy quantizes, by name, in execution order.
 
         Args:
@@ -225,23 +224,24 @@ def _values(graph: NetworkGraph) -> tuple[_Value, ...]:
 
 
 def _kind(op: Op, graph: NetworkGraph) -> Kind:
+    kind = Kind.OTHER
     if op.layer is not None:
-        return Kind.PRODUCT
-    if clip_of(op) is not None:
-        return Kind.CLIP
-    if is_sum(op, graph.shapes):
-        return Kind.SUM
-    if op.target in _JOINS:
-        return Kind.JOIN if not op.constants else Kind.OTHER
-    if op.target in _POOLS:
-        return Kind.POOL
-    if op.target is aten.constant_pad_nd.default:
-        return Kind.SAME if not any(op.args[2:3]) else Kind.OTHER
-    if len(op.inputs) != 1 or op.constants:
-        return Kind.OTHER
-    if op.target in _SAME:
-        return Kind.SAME
-    return Kind.PART if op.target in _PARTS or op.target is operator.getitem else Kind.OTHER
+        kind = Kind.PRODUCT
+    elif clip_of(op) is not None:
+        kind = Kind.CLIP
+    elif is_sum(op, graph.shapes):
+        kind = Kind.SUM
+    elif op.constants:
+        pass
+    elif op.target in _JOINS:
+        kind = Kind.JOIN
+    elif op.target in _POOLS:
+        kind = Kind.POOL
+    elif op.target is aten.constant_pad_nd.default:
+        kind = Kind.OTHER if any(op.args[2:3]) else Kind.SAME
+    elif len(op.inputs) == 1:
+        kind = Kind.SAME if op.target in _SAME else Kind.PART if op.target in _PARTS else Kind.OTHER
+    return kind
 
 
 def is_sum(op: Op, shapes: Mapping[str, tuple[Any, ...] | None]) -> bool:

@@ -1,6 +1,6 @@
 """A captured network as stages: each is one call of a layer and what runs before the next one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,6 +11,10 @@ from evoq_moo.graph.inputs import Samples, leaves
 from evoq_moo.graph.network import GraphNetwork, LayerCall, SizedGraph, Values, output_leaves
 from evoq_moo.graph.ops import Clip, Geometry, Op, Ref
 from evoq_moo.graph.products import Product, product
+
+Passed = Mapping[str, Callable[[Tensor], Tensor]]
+"""What results pass, by their names."""
+_NONE: Passed = {}
 
 
 @dataclass(frozen=True)
@@ -107,20 +111,29 @@ class StagedNetwork:
         graph = self._network.graph
         return heads_of(graph.rebuild(output_leaves(graph.outputs, values, self._constants)))
 
-    def run(self, batch: Samples, call: LayerCall) -> list[Tensor]:
-        """Return the heads of a micro-batch with each layer computed by `call`."""
+    def run(self, batch: Samples, call: LayerCall, passed: Passed = _NONE) -> list[Tensor]:
+        """Return the heads of a micro-batch with each layer computed by `call`; `passed` as in :meth:`run_stage`."""
         values = self.start(batch)
         for stage in self.stages:
-            self.run_stage(stage, values, call)
+            self.run_stage(stage, values, call, passed)
         return self.heads(values)
 
-    def run_stage(self, stage: Stage, values: Values, call: LayerCall) -> None:
-        """Run a stage: its results go into `values`, those that nobody reads any more leave."""
+    def run_stage(self, stage: Stage, values: Values, call: LayerCall, passed: Passed = _NONE) -> None:
+        """Run a stage: its results go into `values`, those that nobody reads any more leave.
+
+        Args:
+            stage: The stage.
+            values: What was computed before.
+            call: Computes a layer.
+            passed: What some results pass as soon as they are computed, by name.
+        """
         for op, dead in zip(stage.ops, stage.dead, strict=True):
             if op.layer is not None:
                 values[op.name] = call(op, values[op.inputs[0]])
             else:
                 values[op.name] = op.compute(values, self._constants)
+            if op.name in passed:
+                values[op.name] = passed[op.name](values[op.name])
             for name in dead:
                 values.pop(name, None)
 

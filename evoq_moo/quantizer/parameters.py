@@ -20,9 +20,8 @@ from evoq_moo.errors import ArgumentError
 from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import LayerInfo
 
-
-SPARE_BIAS = 2**10
-"""A channel without weights gets a scale with which its bias has 2^20 levels at least: no product needs the scale."""
+SPARE_BIAS = 2**12
+"""A channel without weights gets a scale with which its bias has 2^18 levels at least: no product needs the scale."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,8 +33,8 @@ class LayerParameters:
     scale and zero point are None.
 
     Where both sides are quantized the bias is moved to its levels, whoever makes the parameters: see
-    :func:`evoq_moo.arithmetic.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight scale
-    and its weights the nearest levels of that.
+    :func:`evoq_moo.arithmetic.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight
+    scale, and its weights the nearest levels of that.
 
     Attributes:
         name: The layer's name.

@@ -1,12 +1,13 @@
 """Results of 8 bits: which results of a network a policy quantizes, and by which levels."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from evoq_moo.arithmetic import fake_quantize_activation
-from evoq_moo.graph import RESULT_BITS, Grid, ResultPlaces
+from evoq_moo.graph import RESULT_BITS, Grid, Passed, ResultPlaces
 from evoq_moo.quantizer.parameters import LayerParameters
 from evoq_moo.ranges import ActivationRange
 
@@ -73,6 +74,10 @@ class ResultRanges:
         """Return the levels of each result that is quantized; see :meth:`ResultPlaces.grids`."""
         return {} if self.places is None else self.places.grids(inputs, integer, self.own)
 
+    def fingerprint(self) -> str:
+        """Return what identifies the ranges of results: plain text, empty where all stay float."""
+        return json.dumps(self.own) if self.own else ""
+
     def of(self, layers: Sequence[LayerParameters]) -> tuple[ResultParameters, ...]:
         """Return how results are quantized where layers compute with given parameters, in execution order.
 
@@ -80,9 +85,11 @@ class ResultRanges:
             layers: The parameters of every layer, in policy order.
         """
         grids = self.grids([_input_grid(p) for p in layers], [p.is_integer for p in layers])
-        return tuple(
-            ResultParameters(name=name, scale=g.scale, zero_point=g.zero_point) for name, g in grids.items()
-        )
+        return tuple(ResultParameters(name=name, scale=g.scale, zero_point=g.zero_point) for name, g in grids.items())
+
+    def passed(self, layers: Sequence[LayerParameters]) -> Passed:
+        """Return the same as functions of the results, by name."""
+        return {p.name: p.quantize for p in self.of(layers)}
 
 
 def _input_grid(p: LayerParameters) -> Grid | None:
