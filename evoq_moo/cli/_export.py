@@ -13,7 +13,6 @@ from evoq_moo.cli._results import save_result
 from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export import export_onnx, export_program, load_calibrated, verify_onnx, write_bits
-from evoq_moo.export._exact import EXACT, check_form
 from evoq_moo.recipe import RECIPE_FILE, Recipe, read_recipe
 
 Model = Annotated[

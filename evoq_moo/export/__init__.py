@@ -2,6 +2,7 @@
 
 from evoq_moo.export._bits import read_bits, write_bits
 from evoq_moo.export._exact import exact_network
+from evoq_moo.export._forms import FORMS, Form
 from evoq_moo.export._levels import Disagreement, LevelReport
 from evoq_moo.export._load import load_calibrated
 from evoq_moo.export._onnx import ExportedFile, export_onnx
@@ -10,18 +11,23 @@ from evoq_moo.export._program import export_program
 from evoq_moo.export._qonnx import export_qonnx
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session
+from evoq_moo.export._target import TARGETS, Target
 from evoq_moo.export._template import Template, make_template
 from evoq_moo.export._verify import Latency, Verification, verify_onnx
 
 __all__ = [
+    "FORMS",
+    "TARGETS",
     "Disagreement",
     "ExportedFile",
     "Latency",
+    "Form",
     "LevelReport",
     "OnnxFile",
     "OnnxLayer",
     "Profile",
     "SumCheck",
+    "Target",
     "Template",
     "Verification",
     "exact_network",

@@ -15,7 +15,7 @@ from rich.table import Table
 from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._build import LAYER_MARK
-from evoq_moo.export._lower import TWO_BIT_OPSET, lower
+from evoq_moo.export._model import TWO_BIT_OPSET, make_model
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import shipment_of

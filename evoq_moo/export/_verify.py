@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from evoq_moo._compute import MICRO_BATCH
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.export._exact import EXACT, exact_network
 from evoq_moo.export._levels import Disagreement, LevelReport, Parted, compare_levels, explain
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session, run_session
@@ -162,7 +161,7 @@ def verify_onnx(
     shipment = shipment_of(against)
     found = read_onnx(path)
     problems = _parameter_problems(found, shipment)
-    computed: Any = exact_network(shipment) if found.form == EXACT else against
+    computed: Any = found.form.network(against)
     whole = isinstance(images, Tensor | tuple | Mapping)
     batches: Iterable[Samples] = split(images, MICRO_BATCH) if whole else images  # type: ignore[arg-type, assignment]
     session = open_session(found.content)
