@@ -50,7 +50,7 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, lowest: int, hi
     return x.mul(scale.reciprocal()).round_().add_(zero_point).clamp_(lowest, highest)
 
 
-def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | int) -> Tensor:
+def dequantize(levels: Tensor, scale: Tensor | float, zero_point: Tensor | int) -> Tensor:
     """Return the float32 values of integer levels: `(levels - zero_point) * scale`."""
     return levels.sub(zero_point).mul_(scale)
 

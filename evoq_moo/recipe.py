@@ -19,7 +19,7 @@ from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
 from evoq_moo.engines import EngineName
 from evoq_moo.errors import ArgumentError, FormatError, check_name, check_text
-from evoq_moo.network import QuantizedNetwork
+from evoq_moo.network import QuantizedNetwork, ResultsName
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
 from evoq_moo.zoo._weights import is_name
@@ -48,6 +48,7 @@ class Recipe:
         pinned: ``"ends"``, ``"none"``, or names of layers.
         tied: Whether one gene sets both bit-widths of a layer.
         difference: Name of the difference; ``"auto"`` (of a zoo's network resolved at once): what fits the task.
+        results: Which results between layers have 8 bits: ``"auto"``, ``"float"`` or ``"int8"``.
         engine: ``"auto"``, ``"reference"`` or ``"integer"``.
         classes: Of a zoo's detector, background among them; None for the entry's number.
         read_from: The file it was read from, where nobody has said that the file is trusted. Such a recipe runs no
@@ -68,6 +69,7 @@ class Recipe:
     pinned: str | tuple[Text, ...] = "ends"
     tied: bool = False
     difference: str = "auto"
+    results: ResultsName = "auto"
     engine: EngineName = "auto"
     classes: Few | None = None
     read_from: str | None = field(default=None, compare=False, repr=False)
@@ -177,6 +179,7 @@ class Recipe:
             pinned=self.pinned,
             tied=self.tied,
             difference=self.difference,
+            results=self.results,
             engine=self.engine,
             threads=threads,
             progress=progress,

@@ -5,12 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evoq_moo.arithmetic import (
+    LARGEST_BIAS,
     activation_range,
+    bias_levels,
+    bias_scales,
     centered_levels,
     dequantize,
     fake_quantize_activation,
     fake_quantize_weight,
+    least_weight_scales,
     quantize,
+    quantize_bias,
     weight_levels,
     weight_range,
     weight_values,
@@ -107,3 +112,31 @@ def test_values_far_outside_the_range_go_to_its_ends():
     x = torch.tensor([-3e38, -1e20, -1.0, 0.0, 1.0, 1e20, 3e38])
     assert centered_levels(x, 0.5, 3, 4).tolist() == [-3, -3, -2, 0, 2, 12, 12]
     assert fake_quantize_activation(x, 0.5, 3, 4).tolist() == [-1.5, -1.5, -1, 0, 1, 6, 6]
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 2**31), bits=st.integers(2, 8), step=st.floats(1e-6, 1e3), spread=st.floats(1e-3, 1e6))
+def test_biases_are_whole_multiples_of_their_step_in_float64(seed, bits, step, spread):
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.rand(50, generator=generator) + 1e-3
+    step = torch.tensor(step, dtype=torch.float32).item()
+    steps = bias_scales(scales, step, bits)
+    torch.testing.assert_close(steps.double(), scales.double() * step / 2 ** max(0, 7 - bits), rtol=1e-6, atol=0)
+    bias = torch.randn(50, generator=generator) * steps * spread
+    levels, moved = bias_levels(bias, steps), quantize_bias(bias, steps)
+    assert levels.dtype == torch.int32
+    assert ((levels.double() * steps - bias).abs() <= steps.double() * (0.5 + 1e-6)).all()
+    torch.testing.assert_close(moved.double(), levels.double() * steps.double(), rtol=1e-7, atol=0)
+    # Moved once is moved for good, also where float32 cannot hold every level.
+    assert torch.equal(quantize_bias(moved, steps), moved)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), bits=st.integers(2, 8), step=st.floats(1e-4, 10), small=st.floats(1e-30, 1))
+def test_the_least_weight_scale_is_the_one_with_which_a_bias_just_fits(seed, bits, step, small):
+    bias = torch.randn(20, generator=torch.Generator().manual_seed(seed)) * small
+    bias[3] = 0
+    least = least_weight_scales(bias, step, bits)
+    assert least[3] == 0
+    steps = bias_scales(least.clamp_min(1e-38), step, bits).double()
+    assert (bias.double().abs() / steps <= LARGEST_BIAS * (1 + 1e-5)).all()

@@ -1,12 +1,21 @@
 """Clipping ranges against brute-force search in float64."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evoq_moo.arithmetic import activation_range, weight_range
+from evoq_moo.arithmetic import activation_range, least_weight_scales, weight_range
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.ranges import ActivationHistogram, activation_range_of, outlier_note, weight_scales
+from evoq_moo.ranges import (
+    ActivationHistogram,
+    ActivationRange,
+    activation_range_of,
+    layer_weight_scales,
+    outlier_note,
+    result_range,
+    weight_scales,
+)
 
 
 def histogram_of(x):
@@ -198,3 +207,27 @@ def test_outliers_among_samples_are_named():
     assert outlier_note(torch.arange(2000).reshape(2, 1000)) is None
     assert outlier_note(torch.zeros(3, 4)) is None
     assert outlier_note(torch.randn(50, 3, 32, 32, generator=torch.Generator().manual_seed(1))) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 3.0), (-2.5, 0.0), (-1.0, 7.0), (-1e-30, 1e-31), (-3e30, 1e30)])
+def test_ranges_of_results_hold_both_ends_and_zero(low, high):
+    found = result_range(low, high)
+    levels = [round(value / found.scale) + found.zero_point for value in (low, high)]
+    assert found.scale == np.float32(found.scale)
+    assert -1 <= levels[0] <= levels[1] <= 256
+    assert 0 <= found.zero_point <= 255
+    assert found.scale == pytest.approx(max((high - low) / 255, np.finfo(np.float32).tiny), rel=1e-6)
+
+
+def test_the_range_of_a_result_that_is_all_zeros():
+    assert result_range(0.0, 0.0) == ActivationRange(1.0, 0)
+
+
+def test_layers_get_weight_scales_with_which_their_biases_fit():
+    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [1e-20], [0.0]])
+    bias = torch.tensor([0.5, -0.5, 0.25])
+    plain, found = weight_scales(rows, 4), layer_weight_scales(rows, bias, 0.1, 4)
+    assert found[0] == plain[0]
+    assert torch.equal(found[1:], least_weight_scales(bias, 0.1, 4)[1:])
+    assert torch.equal(layer_weight_scales(rows, None, 0.1, 4), plain)
+    assert torch.equal(layer_weight_scales(rows, torch.zeros(3), 0.1, 4), plain)

@@ -102,6 +102,9 @@ def search(
     difference: Annotated[
         str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.")
     ] = "auto",
+    results: Annotated[
+        str, typer.Option(help="Results between layers that have 8 bits: auto, float (none) or int8 (of Linear too).")
+    ] = "auto",
     engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
     objectives: Annotated[str, typer.Option(help=f"Any of {','.join(objective_names())}.")] = "difference,bops",
     budget: Annotated[
@@ -141,6 +144,7 @@ def search(
         pinned=pinned if pinned in {"ends", "none"} else parse_names(pinned),
         tied=tied,
         difference=difference,
+        results=results,  # type: ignore[arg-type]
         engine=engine,  # type: ignore[arg-type]
         classes=classes,
     )

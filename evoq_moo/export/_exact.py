@@ -140,4 +140,4 @@ def exact_network(network: nn.Module | Shipment, names: Sequence[str] = ()) -> W
     """
     shipment = network if isinstance(network, Shipment) else shipment_of(network)
     results = {p.name: ResultQuantizer(p) for p in shipment.results}
-    return replaced(shipment, lambda layer, i: ExactLayer(layer, shipment.layers[i]), names, results=results)
+    return replaced(shipment, lambda layer, i: ExactLayer(layer, shipment.layers[i]), results, names)

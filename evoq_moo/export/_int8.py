@@ -135,7 +135,7 @@ class _Writer:
         self._build = job.build
         self._plans = job.plans
         self._folded = job.choice.target.folded
-        self._places = job.places
+        self._places = job.results
         self._results = {p.name: Levels(p.scale, p.zero_point) for p in job.choice.shipment.results}
         self._constants = {t.name: t for t in self._graph.initializer}
         self._array = numpy_helper.to_array

@@ -34,13 +34,13 @@ class Job:
     Attributes:
         choice: What is asked for.
         model: The marked graph, a model of onnx; may be changed.
-        places: Names of the results that its marks count.
+        results: Names of the results that its marks count.
         build: Where nodes and constants go.
         plans: How each layer is written.
     """
 
     choice: Choice
     model: Any
-    places: Sequence[str]
+    results: Sequence[str]
     build: Build
     plans: Sequence[LayerPlan]

@@ -7,23 +7,34 @@ import numpy as np
 from evoq_moo.arithmetic import activation_range
 from evoq_moo.errors import NetworkError
 from evoq_moo.export._build import Build
+from evoq_moo.export._exact import EXACT
 from evoq_moo.export._job import Choice, Job
 from evoq_moo.export._packing import FLOAT, bits_of, container_of
 from evoq_moo.export._products import PRODUCTS, LayerPlan, array_of, bias_of, exact_product, guarded_product
-from evoq_moo.export._template import BIAS, DOMAIN, WEIGHT
+from evoq_moo.export._template import BIAS, DOMAIN, RESULT, WEIGHT
 from evoq_moo.export._weights import unpacked
+from evoq_moo.quantizer import ResultParameters
 
 
-def write_reference(job: Job) -> None:
+def write_reference(form: str, job: Job) -> None:
     """Write a network's nodes in the exact form or in ``"qdq"``.
+
+    Args:
+        form: Which of them.
+        job: What is written.
 
     Raises:
         NetworkError: The graph holds operators outside standard ONNX.
     """
     build, model, plans = job.build, job.model, job.plans
     outputs = {value.name for value in model.graph.output}
+    results = {p.name: p for p in job.choice.shipment.results}
     weights: dict[str, LayerPlan] = {}
     for node in model.graph.node:
+        if node.op_type == RESULT and node.domain == DOMAIN:
+            build.layer = ""
+            _result(build, node, results.get(job.results[node.attribute[0].i]), form, node.output[0] in outputs)
+            continue
         if node.domain == DOMAIN:
             plan = plans[node.attribute[0].i]
             build.layer = plan.p.name
@@ -88,6 +99,23 @@ def _replace(build: Build, node: Any, plan: LayerPlan, *, is_output: bool) -> st
         build.node("Identity", [result], node.output[0])
     build.names[node.output[0]] = result
     return result
+
+
+def _result(build: Build, node: Any, p: ResultParameters | None, form: str, is_output: bool) -> None:
+    """Add the quantization of a result; nothing where the policy leaves it float."""
+    result = build.names.get(node.input[0], node.input[0])
+    if p is not None:
+        name = f"{p.name}.result"
+        scale = build.value(f"{name}_scale", np.array(np.float32(p.scale)))
+        zero = build.value(f"{name}_zero_point", np.array(p.zero_point, dtype=np.uint8))
+        exact = form == EXACT
+        step = build.unit() if exact else scale
+        x = build.node("Mul", [result, build.node("Reciprocal", [scale])]) if exact else result
+        result = build.node("DequantizeLinear", [build.node("QuantizeLinear", [x, step, zero]), step, zero])
+        result = build.node("Mul", [result, scale]) if exact else result
+    if is_output:
+        build.node("Identity", [result], node.output[0])
+    build.names[node.output[0]] = result
 
 
 def _input(build: Build, plan: LayerPlan, source: str) -> str:

@@ -63,14 +63,15 @@ def make_model(
     onnx = require_onnx()
     shipment = choice.shipment
     biases = tuple(p.bias is not None for p in shipment.layers)
-    if template.layers != shipment.policy.layers or template.biases != biases:
+    known = {p.name for p in shipment.results} <= set(template.results)
+    if template.layers != shipment.policy.layers or template.biases != biases or not known:
         raise ArgumentError("template: is of another network")
     model = onnx.ModelProto.FromString(template.model)
     if batch is not None:
         _fix_batch(model, batch)
     build = Build(two_bit_types=choice.two_bit_types, named=named)
     plans = form.plans(choice)
-    form.write(Job(choice=choice, model=model, places=template.places, build=build, plans=plans))
+    form.write(Job(choice=choice, model=model, results=template.results, build=build, plans=plans))
     read = {name for node in build.nodes for name in node.input} | {value.name for value in model.graph.output}
     constants = [t for t in (*model.graph.initializer, *build.values.values()) if t.name in read]
     graph = onnx.helper.make_graph(

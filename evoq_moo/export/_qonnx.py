@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from evoq_moo._files import write_atomically
 from evoq_moo.errors import NetworkError
 from evoq_moo.export._shipment import shipment_of
-from evoq_moo.export._template import BIAS, DOMAIN, OPSET, WEIGHT, Template, make_template, require_onnx
-from evoq_moo.graph import Geometry, torch_layout
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.export._template import BIAS, DOMAIN, OPSET, RESULT, WEIGHT, Template, make_template, require_onnx
+from evoq_moo.graph import RESULT_BITS, Geometry, torch_layout
+from evoq_moo.quantizer import LayerParameters, ResultParameters
 
 QUANT_DOMAIN = "qonnx.custom_op.general"
 
@@ -24,7 +24,7 @@ def export_qonnx(
     sample: Tensor | Sequence[int] | None = None,
     template: Template | None = None,
 ) -> int:
-    """Write a network under its policy as QONNX: one Quant node for each layer's weights and one for its input.
+    """Write a network under its policy as QONNX: a Quant node for each layer's weights, its input, and each result.
 
     The batch is one sample, as FPGA flows want it.
 
@@ -53,8 +53,11 @@ def export_qonnx(
     model = onnx.ModelProto.FromString(template.model)
     nodes: list[Any] = []
     values: dict[str, Any] = {}
+    results = {p.name: p for p in shipment.results}
     for node in model.graph.node:
-        if node.domain == DOMAIN:
+        if node.domain == DOMAIN and node.op_type == RESULT:
+            nodes.append(_result(onnx, node, results.get(template.results[node.attribute[0].i]), values))
+        elif node.domain == DOMAIN:
             i = node.attribute[0].i
             nodes.append(_quant(onnx, node, shipment.layers[i], shipment.products[i].geometry, values))
         elif node.domain:
@@ -80,6 +83,20 @@ def export_qonnx(
     content: bytes = made.SerializeToString()
     write_atomically(path, content)
     return len(content)
+
+
+def _result(onnx: Any, node: Any, p: ResultParameters | None, values: dict[str, Any]) -> Any:
+    """Return the node in the place of a mark of a result."""
+    if p is None:
+        return onnx.helper.make_node("Identity", node.input, node.output)
+    given = {"scale": p.scale, "zero_point": p.zero_point, "bits": RESULT_BITS}
+    for key, value in given.items():
+        name = f"{p.name}.result_{key}"
+        values[name] = onnx.numpy_helper.from_array(np.array(value, dtype=np.float32), name)
+    inputs = [node.input[0], *(f"{p.name}.result_{key}" for key in given)]
+    return onnx.helper.make_node(
+        "Quant", inputs, node.output, domain=QUANT_DOMAIN, signed=0, narrow=0, rounding_mode="ROUND"
+    )
 
 
 def _quant(onnx: Any, node: Any, p: LayerParameters, geometry: Geometry, values: dict[str, Any]) -> Any:

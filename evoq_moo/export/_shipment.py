@@ -26,7 +26,7 @@ class Shipment:
     Attributes:
         network: The folded float network; not changed.
         layers: Parameters of each quantizable layer, in policy order.
-        results: How results between them are quantized.
+        results: How results between layers are quantized, in execution order.
         outputs: For each head, the affine map behind the network; none for "no map".
         preprocess: What the network's attribute of that name says, if it has one.
         provenance: Where it comes from: plain JSON data.
@@ -80,7 +80,7 @@ class Shipment:
             parts.append(f"{p.name} {p.kind} {p.weight_bits} {p.activation_bits}".encode())
             parts.append(f"{p.activation_scale!r} {p.activation_zero_point!r}".encode())
             parts += [tensor_bytes(t) for t in (p.weight, p.weight_levels, p.weight_scales, p.bias) if t is not None]
-        parts += [f"{p.name} {p.scale!r} {p.zero_point!r}".encode() for p in self.results]
+        parts += [f"{r.name} {r.scale!r} {r.zero_point}".encode() for r in self.results]
         for m in self.maps:
             parts += [tensor_bytes(m.scale), tensor_bytes(m.shift), str(m.axis).encode()]
         return digest(*parts)
@@ -112,20 +112,16 @@ def shipment_of(module: nn.Module, *, provenance: Mapping[str, Any] | None = Non
     Raises:
         ArgumentError: Another kind of module.
     """
-    if isinstance(module, CalibratedNetwork):
-        layers, outputs = module.layers, module.outputs
-    elif isinstance(module, QuantizedModule):
-        layers, outputs = module.layers, ()
-    else:
+    if not isinstance(module, CalibratedNetwork | QuantizedModule):
         raise ArgumentError(
             f"network: given {type(module).__name__}; allowed: a CalibratedNetwork, or QuantizedNetwork.apply's"
         )
     found = module.preprocess
     return Shipment(
         network=module.reference,
-        layers=layers,
+        layers=module.layers,
         results=module.results,
-        outputs=outputs,
+        outputs=module.outputs if isinstance(module, CalibratedNetwork) else (),
         preprocess=found if isinstance(found, Preprocess) else None,
         provenance=dict(provenance or {}),
     )

@@ -1,8 +1,8 @@
-"""A float network's graph in ONNX, with marks at the inputs, weights and biases of its layers and at their results.
+"""A float network's graph in ONNX, with marks where its quantizable layers take their input, weight and bias.
 
-`torch.onnx` (its exporter on `torch.export`) writes the graph; it knows torch's operators, we only mark the layers. A
-mark is a node of our own domain, which :mod:`evoq_moo.export._lower` replaces by what a policy asks for. One template
-serves every policy of a network.
+Results between layers that some policy quantizes are marked as well. `torch.onnx` (its exporter on `torch.export`)
+writes the graph; it knows torch's operators, we only mark the layers. A mark is a node of our own domain, which
+:mod:`evoq_moo.export._lower` replaces by what a policy asks for. One template serves every policy of a network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ class Template:
         model: A serialized ONNX model; the values of marked weights and biases are left out.
         layers: Names of the layers that its marks count.
         biases: For each of them, whether its bias is marked.
-        places: Names of the results that its marks count: all that some policy quantizes.
+        results: Names of the results that its other marks count: all that any policy may quantize.
     """
 
     model: bytes
     layers: tuple[str, ...]
     biases: tuple[bool, ...]
-    places: tuple[str, ...]
+    results: tuple[str, ...]
 
 
 def require_onnx() -> Any:
@@ -72,22 +72,21 @@ class _MarkedLayer(Product):
         return torch_product(x, weight, bias, self.geometry)
 
     def _mark(self, kind: str, x: Tensor) -> Tensor:
-        return _mark(kind, x, self.index)
+        return _marked(kind, x, self.index)
 
 
 class _MarkedResult(nn.Module):
-    """What a result that may be quantized passes: a mark."""
+    """What a result passes that some policy may quantize."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a result, marked."""
-        return _mark(RESULT, x, self.index)
+        return _marked(RESULT, x, self.index)
 
 
-def _mark(kind: str, x: Tensor, index: int) -> Tensor:
+def _marked(kind: str, x: Tensor, index: int) -> Tensor:
     marked: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{kind}", (x,), {"index": index}, dtype=x.dtype, shape=x.shape, version=1
     )
@@ -112,12 +111,12 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
     x = sample_for(shipment, sample)
     check_network(shipment, x)
     args, kwargs = arguments(x)
-    places = ResultPlaces(shipment.graph.graph, linear=True).names
+    results = ResultPlaces(shipment.graph.graph, linear=True).names
     whole = replaced(
         shipment,
         lambda layer, i: _MarkedLayer(layer, i, shipment.layers[i].bias),
+        {name: _MarkedResult(i) for i, name in enumerate(results)},
         tuple(kwargs),
-        results={name: _MarkedResult(i) for i, name in enumerate(places)},
         flat=True,
     )
     with torch.no_grad():
@@ -158,7 +157,7 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
         model=_without_marked_values(model),
         layers=tuple(p.name for p in shipment.layers),
         biases=tuple(p.bias is not None for p in shipment.layers),
-        places=places,
+        results=results,
     )
 
 

@@ -66,9 +66,9 @@ class Whole(nn.Module):
 def replaced(
     shipment: Shipment,
     replacement: Callable[[Product, int], Product],
+    results: Mapping[str, nn.Module],
     names: Sequence[str] = (),
     *,
-    results: Mapping[str, nn.Module],
     flat: bool = False,
 ) -> Whole:
     """Return a copy of a network with its layers replaced, and its maps, ready for torch.export.
@@ -76,9 +76,9 @@ def replaced(
     Args:
         shipment: The network.
         replacement: Makes what takes the place of a layer, from the layer and its index.
+        results: What some results pass, by name.
         names: As :class:`Whole` has it.
-        results: What results between layers pass, by their names.
-        flat: As :class:`Whole` has it.
+        flat: Likewise.
     """
     network = copy.deepcopy(shipment.graph)
     for i, (p, layer) in enumerate(zip(shipment.layers, network.products, strict=True)):

@@ -35,20 +35,20 @@ class ResultQuantizer(nn.Module):
     """What a result passes in a network that computes with a policy.
 
     Args:
-        parameters: How it is quantized.
+        result: How it is quantized.
     """
 
-    def __init__(self, parameters: ResultParameters) -> None:
+    def __init__(self, result: ResultParameters) -> None:
         super().__init__()
-        self.parameters = parameters
+        self.result = result
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the values of a result, moved to their levels."""
-        return self.parameters.quantize(x)
+        return self.result.quantize(x)
 
     def extra_repr(self) -> str:
         """Return scale and zero point."""
-        return f"scale={self.parameters.scale:.6g}, zero_point={self.parameters.zero_point}"
+        return f"scale={self.result.scale:.6g}, zero_point={self.result.zero_point}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,13 @@ from torch import nn
 import evoq_moo as evoq
 from evoq_moo import graph
 from evoq_moo._compute import ComputePool
-from evoq_moo._setup import tabulate
+from evoq_moo._setup import result_ranges, tabulate
 from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_levels, weight_range
 from evoq_moo.difference import heads_of
 from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
 from evoq_moo.engines._captured import samples_per_batch
-from evoq_moo.engines._layers import WeightCache
+from evoq_moo.engines._layers import BoundNetwork, WeightCache
 from evoq_moo.engines._lower import Layer
 from evoq_moo.engines._steps import FLOAT
 from evoq_moo.engines.integer import IntegerEngine, integer_supported
@@ -26,6 +26,7 @@ from evoq_moo.engines.reference import ReferenceEngine
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError
 from evoq_moo.graph import NO_CLIP, Clip, Geometry, own_copy, product
 from evoq_moo.network import QuantizedNetwork
+from evoq_moo.quantizer import FLOAT_RESULTS, ResultRanges
 
 pytestmark = pytest.mark.skipif(not integer_supported()[0], reason=f"integer engine: {integer_supported()[1]}")
 
@@ -34,11 +35,21 @@ BITS = st.integers(2, 8)
 PAIRS = st.tuples(BITS, BITS).filter(lambda pair: kernels.products_fit(*pair))
 
 
+class Ranges(dict):
+    """Ranges of layers by name, and those of results."""
+
+    results = FLOAT_RESULTS
+
+
 def prepare(network, samples):
     with torch.no_grad():
         prepared = graph.prepare(own_copy(network)[0], samples)
         names = [layer.name for layer in prepared.layers]
-        _, ranges = tabulate(prepared.network, samples.split(4), names, POOL, progress=False)
+        places = graph.ResultPlaces(prepared.graph)
+        with result_ranges(prepared.network, places.names) as results:
+            _, found = tabulate(prepared.network, samples.split(4), names, POOL, progress=False)
+    ranges = Ranges(found)
+    ranges.results = ResultRanges(places, results, "")
     return prepared, ranges
 
 
@@ -48,9 +59,29 @@ def engine_of(prepared, samples, ranges, batch_size=None, pool=POOL):
         samples=samples,
         layers=prepared.layers,
         ranges=ranges,
+        results=ranges.results,
         batch_size=batch_size,
         pool=pool,
     )
+
+
+def moved_bias(bias, scales, step, bits):
+    """Return a bias moved to multiples of input step x weight step x 2^-k, float64."""
+    steps = scales.double() * step / 2 ** max(0, 7 - bits)
+    return (bias.double() / steps).round() * steps
+
+
+class Levels(nn.Module):
+    """Moves values to levels in float64."""
+
+    def __init__(self, grid):
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, x):
+        scale, zero, bits = self.grid
+        scale = torch.tensor(scale, dtype=torch.float64)
+        return (quantize(x, scale, zero, *activation_range(bits)) - zero) * scale
 
 
 class Exact:
@@ -60,10 +91,12 @@ class Exact:
         self.samples = samples.double()
         self._network = prepared.network
         self._ranges = [ranges[layer.name] for layer in prepared.layers]
+        self._results = ranges.results
 
     def network(self, bits):
         """Return the network under bit-widths `(layers, 2)`."""
         network = copy.deepcopy(self._network).double()
+        network.place_results(self._quantizers(bits))
         for layer, ranges, (weight_bits, activation_bits) in zip(
             network.products, self._ranges, bits.tolist(), strict=True
         ):
@@ -72,6 +105,9 @@ class Exact:
                 layer.weight.copy_(quantize(layer.weight, scale, 0, *weight_range(weight_bits)) * scale)
             if activation_bits in ranges.activation:
                 found = ranges.activation[activation_bits]
+                if layer.bias is not None and weight_bits in ranges.weight_scales:
+                    scales = ranges.weight_scales[weight_bits]
+                    layer.bias.copy_(moved_bias(layer.bias, scales, found.scale, weight_bits))
                 scale, bounds = torch.tensor(found.scale, dtype=torch.float64), activation_range(activation_bits)
 
                 def hook(_module, args, scale=scale, zero=found.zero_point, bounds=bounds):
@@ -79,6 +115,13 @@ class Exact:
 
                 layer.register_forward_pre_hook(hook)
         return network
+
+    def _quantizers(self, bits):
+        """Return what moves results to their levels."""
+        ranges = list(zip(self._ranges, bits.tolist(), strict=True))
+        integer = [w in r.weight_scales and a in r.activation for r, (w, a) in ranges]
+        inputs = [r.activation.get(a) and graph.Grid(*vars(r.activation[a]).values(), a) for r, (_, a) in ranges]
+        return {name: Levels(grid) for name, grid in self._results.grids(inputs, integer).items()}
 
     def heads(self, bits):
         """Return the heads under bit-widths `(layers, 2)`, float64."""
@@ -147,7 +190,7 @@ def test_levels_behind_a_convolution_are_those_of_float64(conv, clip, shift, see
     runner = engine._runner
     bound = [layer.bind(*pair) for layer, pair in zip(engine._layers, bits.tolist(), strict=True)]
     plan = runner._sized.plan((True, True), keep=True)
-    frame = plan.run_keeping(runner._sized.batches[0], bound)
+    frame = plan.run_keeping(runner._sized.batches[0], BoundNetwork(bound))
     levels = [value for (_, want), value in frame.results.items() if want == 1]
     assert len(levels) == 1
     assert levels[0].dtype == torch.uint8
@@ -209,17 +252,19 @@ def assert_levels_are_those_of_float64(engine, bits):
     runner = engine._runner
     layers = engine._layers
     bound = [layer.bind(*pair) for layer, pair in zip(layers, bits.tolist(), strict=True)]
-    plan = runner._sized.plan(runner._integer(bits), keep=True)
-    frame = POOL.run(lambda: plan.run_keeping(runner._sized.batches[0], bound))
+    results = runner._grids(bits)
+    plan = runner._sized.plan(runner._integer(bits), results, keep=True)
+    network = BoundNetwork(bound, tuple(results.values()))
+    frame = POOL.run(lambda: plan.run_keeping(runner._sized.batches[0], network))
     checked = 0
-    for op in runner._sized.program.ops:
+    for op in plan.program.ops:
         if not isinstance(op, Layer) or bound[op.index].packed is None:
             continue
         layer, source = layers[op.index], bound[op.index].quantizer
         b = int(bits[op.index, 0])
         scales = layer._ranges.weight_scales[b]
         weight, scale = weight_levels(layer.weight, scales, b), per_channel(scales, layer.weight)
-        bias = None if layer.bias is None else layer.bias.double()
+        bias = None if layer.bias is None else moved_bias(layer.bias, scales, source.scale, b)
         x = (frame.results[op.inputs[0], op.index].double() - source.zero_point) * source.scale
         exact = POOL.run(
             lambda x=x, op=op, w=weight, s=scale, b=bias: product(x, w.double() * s.double(), b, op.geometry)
@@ -231,7 +276,7 @@ def assert_levels_are_those_of_float64(engine, bits):
             if want == FLOAT:
                 assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
                 continue
-            q = bound[want].quantizer
+            q = frame.quantizer(want)
             step = frame.results[name, FLOAT].double() if (name, FLOAT) in frame.results else exact
             step = step / q.scale
             certain = (step - step.floor() - 0.5).abs() > 1e-4
