@@ -12,7 +12,12 @@ from evoq_moo.graph import Samples, filled, leaves, split
 
 
 def open_session(
-    model: bytes | str | Path, *, threads: int | None = 1, integer: bool = False, profile: Path | None = None
+    model: bytes | str | Path,
+    *,
+    threads: int | None = 1,
+    integer: bool = False,
+    profile: Path | None = None,
+    optimized: Path | None = None,
 ) -> Any:
     """Return an onnxruntime session on the CPU.
 
@@ -22,6 +27,7 @@ def open_session(
         integer: Let onnxruntime fuse layers into its integer kernels, its default. They round elsewhere and, on
             processors without int8 dot products, may saturate. False computes the arithmetic as the file says it.
         profile: Beginning of the name of a file in which the session's profiler writes the time of each node.
+        optimized: A file in which onnxruntime writes the model that it runs.
 
     Raises:
         MissingPackageError: onnxruntime is missing.
@@ -30,7 +36,7 @@ def open_session(
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError("running ONNX needs onnxruntime: pip install 'evoq-moo[export]'") from error
+        raise MissingPackageError("running ONNX needs onnxruntime: pip install 'onnxruntime>=1.22'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions
     if threads is not None:
@@ -38,6 +44,8 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     if not integer:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     content = model if isinstance(model, bytes) else Path(model).read_bytes()
