@@ -13,6 +13,7 @@ from evoq_moo.export._packing import FLOAT, bits_of, container_of
 from evoq_moo.export._products import PRODUCTS, LayerPlan, array_of, bias_of, exact_product, guarded_product
 from evoq_moo.export._template import BIAS, DOMAIN, RESULT, WEIGHT
 from evoq_moo.export._weights import unpacked
+from evoq_moo.graph import RESULT_BITS
 from evoq_moo.quantizer import ResultParameters
 
 
@@ -121,10 +122,9 @@ def _result(build: Build, node: Any, p: ResultParameters | None, form: str, is_o
 def _input(build: Build, plan: LayerPlan, source: str) -> str:
     """Add the quantization of a layer's input.
 
-    Levels of fewer bits than their type are bounded by a Clip of the float value, to the lowest and highest level's
-    value. That is exact: such a bound divided by the scale is its level but for 2^-23 of it, and rounds to it. It
-    stands in front of every type narrower than a byte: onnxruntime would move such a quantization before a MaxPool,
-    which takes none of those types.
+    Levels are uint8: runtimes know no narrower types everywhere. Those of fewer bits are bounded by a Clip of the float
+    value, to the lowest and highest level's value. That is exact: such a bound divided by the scale is its level but
+    for 2^-23 of it, and rounds to it.
 
     In the exact form, as in our arithmetic, the value is multiplied by the scale's reciprocal and rounded to an
     integer; what comes out is the level without its zero point.
@@ -137,14 +137,13 @@ def _input(build: Build, plan: LayerPlan, source: str) -> str:
     if key in build.inputs:
         result, plan.input_scale = build.inputs[key]
         return result
-    dtype, width = _activation_type(bits, two_bit_types=build.two_bit_types)
     plan.input_scale = build.value(f"{p.name}.input_scale", np.array(scale))
-    zero_name = build.value(f"{p.name}.input_zero_point", np.array(zero, dtype=np.uint8), dtype)
+    zero_name = build.value(f"{p.name}.input_zero_point", np.array(zero, dtype=np.uint8))
     x, step, size = source, plan.input_scale, scale
     if plan.exact:
         x = build.node("Mul", [x, build.node("Reciprocal", [plan.input_scale])])
         step, size = build.unit(), np.float32(1)
-    if bits < width or (width < 8 and not plan.exact):
+    if activation_range(bits) != activation_range(RESULT_BITS):
         bounds = [
             build.value(f"{p.name}.input_{side}", np.array(np.float32(level - zero) * size, dtype=np.float32))
             for side, level in zip(("lowest", "highest"), activation_range(bits), strict=True)
@@ -154,15 +153,6 @@ def _input(build: Build, plan: LayerPlan, source: str) -> str:
     levels = build.node("QuantizeLinear", [x, step, zero_name], f"{result}_levels")
     build.inputs[key] = build.node("DequantizeLinear", [levels, step, zero_name], result), plan.input_scale
     return result
-
-
-def _activation_type(bits: int, *, two_bit_types: bool) -> tuple[int | None, int]:
-    """Return the ONNX type of an input's levels (None: uint8) and its width (bits)."""
-    from onnx import TensorProto
-
-    if bits == 2 and two_bit_types:
-        return TensorProto.UINT2, 2
-    return (TensorProto.UINT4, 4) if bits <= 4 else (None, 8)
 
 
 def _weight(build: Build, plan: LayerPlan) -> str:

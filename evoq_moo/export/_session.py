@@ -55,6 +55,11 @@ def open_session(
         raise FormatError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
+def input_arrays(names: Sequence[str], batch: Samples) -> dict[str, npt.NDArray[Any]]:
+    """Return a batch as a session takes it: by the names of its inputs."""
+    return {name: x.numpy() for name, x in zip(names, leaves(batch), strict=True)}
+
+
 def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
     """Return outputs of a session on a batch, all of them or those named.
 
@@ -67,7 +72,7 @@ def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = No
         parts = [run_session(session, filled(part, size), outputs) for part in split(batch, size)]
         return [np.concatenate(values)[: len(tensors[0])] for values in zip(*parts, strict=True)]
     try:
-        given = {taken.name: x.numpy() for taken, x in zip(session.get_inputs(), tensors, strict=True)}
+        given = input_arrays([taken.name for taken in session.get_inputs()], batch)
         found: list[npt.NDArray[Any]] = session.run(outputs, given)
     except Exception as error:  # its exceptions share no base of their own
         reason = " ".join(str(error).split())
