@@ -37,9 +37,10 @@ from evoq_moo._compute import ComputePool
 from evoq_moo.arithmetic import activation_range, per_channel, quantize
 from evoq_moo.difference import heads_of, kl_divergence
 from evoq_moo.engines import IntegerEngine, ReferenceEngine
+from evoq_moo.engines._layers import BoundNetwork
 from evoq_moo.engines._lower import Layer
 from evoq_moo.graph import GraphNetwork, Product, product
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, quantize_results
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()
@@ -118,6 +119,7 @@ class Bench:
             "samples": self.images,
             "layers": self.network.space.layers,
             "ranges": self.network.ranges,
+            "results": self.network.results,
             "pool": self.pool,
         }
         self.integer = IntegerEngine(network=self.network.network, **options)
@@ -132,8 +134,10 @@ class Bench:
         """Return the float network, or the network under a policy, computed in float64."""
         network: GraphNetwork = copy.deepcopy(self.network.network).double()
         if policy is not None:
-            for p, layer in zip(self.network.parameters_of(policy.to_array()), network.products, strict=True):
+            parameters = self.network.parameters_of(policy.to_array())
+            for p, layer in zip(parameters, network.products, strict=True):
                 network.replace(p.name, Float64Layer(layer, p, control=control))
+            quantize_results(network, self.network.results.of(parameters))
         return network
 
     def heads64(self, policy: evoq.Policy | None, *, control: str = "") -> list[Tensor]:
@@ -297,9 +301,11 @@ def integer_levels(bench: Bench, policy: evoq.Policy) -> dict[int, Tensor]:
     """Return the levels of each layer's input in the integer engine, by the layer's number, where it has them."""
     runner, bits = bench.integer._runner, policy.to_array()
     bound = [layer.bind(w, a) for layer, (w, a) in zip(bench.integer._layers, bits.tolist(), strict=True)]
-    plan = runner._sized.plan(runner._integer(bits), keep=True)
-    frames = bench.pool.map(lambda batch: plan.run_keeping(batch, bound), runner._sized.batches)
-    keys = {op.index: (op.inputs[0], op.index) for op in runner._sized.program.ops if isinstance(op, Layer)}
+    results = runner._grids(bits)
+    plan = runner._sized.plan(runner._integer(bits), results, keep=True)
+    network = BoundNetwork(bound, tuple(results.values()))
+    frames = bench.pool.map(lambda batch: plan.run_keeping(batch, network), runner._sized.batches)
+    keys = {op.index: (op.inputs[0], op.index) for op in plan.program.ops if isinstance(op, Layer)}
     return {
         i: torch.cat([frame.results[key] for frame in frames])[: len(bench.images)].double()
         for i, key in keys.items()

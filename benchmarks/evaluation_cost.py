@@ -106,7 +106,13 @@ def measure(name: str, *, images: int, size: int, repeats: int) -> dict[str, Any
     tabulated = time.perf_counter() - start
     layers = len(quantized.ranges)
     start = time.perf_counter()
-    options = {"samples": samples, "layers": quantized.space.layers, "ranges": quantized.ranges, "pool": pool}
+    options = {
+        "samples": samples,
+        "layers": quantized.space.layers,
+        "ranges": quantized.ranges,
+        "results": quantized.results,
+        "pool": pool,
+    }
     engine = IntegerEngine(network=quantized.network, **options)
     constructed = time.perf_counter() - start
     rng = np.random.default_rng(0)

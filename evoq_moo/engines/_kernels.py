@@ -8,6 +8,7 @@ first. That is exact as well unless both sides have 8 bits: :func:`products_fit`
 """
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import activation_range, weight_range
-from evoq_moo.graph import Clip, Geometry
+from evoq_moo.arithmetic import activation_range, dequantize, weight_range
+from evoq_moo.graph import NO_CLIP, RELU, Clip, Geometry
 
 # Adding 1.5 * 2^23 to a float32 of magnitude below 2^22 rounds it half to even to an integer, and leaves that integer
 # in the low bits of its binary form.
@@ -55,6 +56,12 @@ class Quantizer:
         level = torch.tensor(value, dtype=torch.float32).mul(self.inverse).round().add(self.zero_point)
         return int(level.clamp(0, self.highest))
 
+    def bounds(self, clip: Clip) -> tuple[int, int]:
+        """Return the lowest and highest level of clipped values: rounding is monotone, so levels can be clipped."""
+        low = 0 if clip.low is None else self.level_of(clip.low)
+        high = self.highest if clip.high is None else self.level_of(clip.high)
+        return low, high
+
 
 class Scratch(threading.local):
     """Float32 working memory of each thread, kept between evaluations."""
@@ -62,6 +69,7 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self.floats = torch.empty(_PIECE)
         self.integers = self.floats.view(torch.int32)
+        self.others = torch.empty(_PIECE)
 
 
 _scratch = Scratch()
@@ -74,14 +82,71 @@ def levels_of(x: Tensor, quantizer: Quantizer) -> Tensor:
     if x.stride() != levels.stride():  # a view with gaps
         work = torch.add(quantizer.shift, x, alpha=quantizer.inverse).clamp_(_MAGIC, top)
         return levels.copy_(work.view(torch.int32))
-    count, offset = x.numel(), x.storage_offset()
+    for piece, made in _pieces(x, levels):
+        _to_levels(piece, quantizer, made)
+    return levels
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Give tensors without gaps, laid out alike in memory, in pieces that fit the working memory."""
+    count = tensors[0].numel()
     for start in range(0, count, _PIECE):
         size = min(_PIECE, count - start)
-        piece, work = x.as_strided((size,), (1,), offset + start), _scratch.floats[:size]
-        torch.add(quantizer.shift, piece, alpha=quantizer.inverse, out=work)
-        work.clamp_(_MAGIC, top)
-        levels.as_strided((size,), (1,), start).copy_(_scratch.integers[:size])
+        yield tuple(x.as_strided((size,), (1,), x.storage_offset() + start) for x in tensors)
+
+
+def _to_levels(values: Tensor, quantizer: Quantizer, levels: Tensor, clip: Clip = NO_CLIP) -> None:
+    """Write the levels of a piece of clipped values, which may lie in the working memory."""
+    low, high = quantizer.bounds(clip)
+    work = _scratch.floats[: len(values)]
+    torch.add(quantizer.shift, values, alpha=quantizer.inverse, out=work)
+    work.clamp_(_MAGIC + low, _MAGIC + high)
+    levels.copy_(_scratch.integers[: len(values)])
+
+
+def values_of(levels: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return the float32 values of uint8 levels, in the same memory format."""
+    values = torch.empty_like(levels, dtype=torch.float32)
+    if levels.stride() != values.stride():  # a view with gaps
+        return dequantize(levels.float(), quantizer.scale, quantizer.zero_point)
+    for piece, made in _pieces(levels, values):
+        _to_values(piece, quantizer, made)
+    return values
+
+
+def _to_values(levels: Tensor, quantizer: Quantizer, values: Tensor) -> Tensor:
+    return values.copy_(levels).sub_(quantizer.zero_point).mul_(quantizer.scale)
+
+
+def add_levels(
+    left: Tensor, left_quantizer: Quantizer, right: Tensor, right_quantizer: Quantizer, clip: Clip, end: Quantizer
+) -> Tensor:
+    """Return the levels of the clipped sum of two tensors of levels, as float32 adds their values.
+
+    Args:
+        left: Uint8 levels.
+        left_quantizer: Theirs.
+        right: Uint8 levels of the same shape.
+        right_quantizer: Theirs.
+        clip: Bounds of the sum.
+        end: Of the sum.
+    """
+    levels = torch.empty_like(left)
+    if not left.stride() == right.stride() == levels.stride():
+        values = values_of(left, left_quantizer).add_(values_of(right, right_quantizer))
+        return levels_of(clipped(values, clip), end)
+    for a, b, made in _pieces(left, right, levels):
+        values = _to_values(a, left_quantizer, _scratch.floats[: len(a)])
+        values.add_(_to_values(b, right_quantizer, _scratch.others[: len(a)]))
+        _to_levels(values, end, made, clip)
     return levels
+
+
+def clipped(x: Tensor, clip: Clip) -> Tensor:
+    """Clip a tensor in place."""
+    if clip == NO_CLIP:
+        return x
+    return x.relu_() if clip == RELU else x.clamp_(clip.low, clip.high)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ which is monotone and elementwise, so it may run on uint8 levels instead of floa
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -113,6 +114,15 @@ class Program:
     constants: Mapping[str, Tensor]
     renamed: Mapping[str, str]
 
+    @cached_property
+    def _targets(self) -> dict[str, int]:
+        return {op.name: op.target for op in self.ops if isinstance(op, Result)}
+
+    def result_targets(self, op: Lowered) -> dict[str, int]:
+        """Return what the operands of a sum are levels of, by name; empty unless both are quantized results."""
+        both = isinstance(op, Add) and all(name in self._targets for name in op.inputs)
+        return {name: self._targets[name] for name in op.inputs} if both else {}
+
     def with_results(self, names: Sequence[str]) -> "Program":
         """Return the program with some results quantized: all that reads them reads their values on levels.
 
@@ -170,9 +180,7 @@ def _clip_floats(clip: Clip) -> MoveFloats:
 
 def _clip_levels(clip: Clip) -> MoveLevels:
     def move(tensors: list[Tensor], quantizer: Quantizer) -> Tensor:
-        low = 0 if clip.low is None else quantizer.level_of(clip.low)
-        high = quantizer.highest if clip.high is None else quantizer.level_of(clip.high)
-        return tensors[0].clamp(low, high)
+        return tensors[0].clamp(*quantizer.bounds(clip))
 
     return move
 

@@ -133,6 +133,10 @@ def compile_plan(program: Program, integer: Sequence[bool], *, keep: bool = Fals
             source, out = (op.inputs[0], op.index), (op.name, FLOAT if target is None else target)
             run = steps.integer_layer(op, source, target, out)
             made.append(Step((source,), (out,), run, layer=op.index))
+        elif isinstance(op, Add) and target is not None and (on_levels := program.result_targets(op)):
+            left, right = ((name, on_levels[name]) for name in op.inputs)
+            run = steps.add_results(left, right, op.clip, target, (op.name, target))
+            made.append(Step((left, right), ((op.name, target),), run))
         elif isinstance(op, Move) and target is not None:
             sources, out = tuple((name, target) for name in op.inputs), (op.name, target)
             made.append(Step(sources, (out,), steps.move_levels(op, sources, target, out)))
@@ -165,8 +169,9 @@ def _wants(program: Program, integer: Sequence[bool], static: frozenset[str]) ->
             passed = op.target
         else:
             passed = target if isinstance(op, Move) and target is not None else FLOAT
+        on_levels = program.result_targets(op) if target is not None else {}
         for name in op.inputs:
-            wants.setdefault(name, set()).add(passed)
+            wants.setdefault(name, set()).add(on_levels.get(name, passed))
     return wants
 
 

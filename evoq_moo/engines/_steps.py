@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import MICRO_BATCH
-from evoq_moo.arithmetic import dequantize, fake_quantize_activation
+from evoq_moo.arithmetic import fake_quantize_activation
 from evoq_moo.engines._kernels import (
     Epilogue,
     PackedFloat,
     Quantizer,
+    add_levels,
+    clipped,
     conv,
     epilogue,
     float_conv,
     levels_of,
     linear,
+    values_of,
 )
 from evoq_moo.engines._layers import BoundLayer, BoundNetwork
 from evoq_moo.engines._lower import RESULTS, Layer, Move
@@ -181,13 +184,6 @@ def _is_dense(x: Tensor) -> bool:
     return x.is_contiguous()
 
 
-def clipped(x: Tensor, clip: Clip) -> Tensor:
-    """Clip a tensor in place."""
-    if clip == NO_CLIP:
-        return x
-    return x.relu_() if clip == RELU else x.clamp_(clip.low, clip.high)
-
-
 def add(left: Key, right: Key, clip: Clip, reuse: Key | None, out: Key) -> Run:
     """Return what adds two results, in the memory of one of them where `reuse` names it."""
 
@@ -200,6 +196,17 @@ def add(left: Key, right: Key, clip: Clip, reuse: Key | None, out: Key) -> Run:
         else:
             y = clipped(torch.add(a, b), clip)
         frame.results[out] = y
+
+    return run
+
+
+def add_results(left: Key, right: Key, clip: Clip, target: int, out: Key) -> Run:
+    """Return what adds two quantized results, to the levels of `target`."""
+
+    def run(frame: Frame) -> None:
+        a, b = frame.quantizer(left[1]), frame.quantizer(right[1])
+        end = frame.quantizer(target)
+        frame.results[out] = add_levels(frame.results[left], a, frame.results[right], b, clip, end)
 
     return run
 
@@ -265,7 +272,7 @@ def read_result(source: Key, targets: tuple[int, ...], out: str) -> Run:
                 frame.results[out, target] = levels
                 continue
             if values is None:
-                values = dequantize(levels.float(), own.scale, own.zero_point)
+                values = values_of(levels, own)
             frame.results[out, target] = values if quantizer is None else levels_of(values, quantizer)
 
     return run

@@ -396,3 +396,40 @@ def test_it_recovers_a_real_network(shared_data):
         return float((exact.exp() * (exact - module(held).log_softmax(1))).sum(1).mean())
 
     assert kl(found) < 0.7 * kl(network.apply(policy))
+
+
+def test_files_keep_how_results_are_quantized(tmp_path, tiny_network, result):
+    assert result.results == tiny_network.results.of(result.layers)
+    assert result.results
+    assert [p.name for p in result.results] == list(result.network.results)
+    result.save(tmp_path / "c")
+    assert CalibratedNetwork.load(tmp_path / "c", tiny_network).results == result.results
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", "nowhere", "result 'nowhere' is none of the network's"),
+        ("scale", 0.0, "a scale or zero point that 8 bits forbid"),
+        ("zero_point", 256, "a scale or zero point that 8 bits forbid"),
+        ("zero_point", "x", "zero_point"),
+    ],
+)
+def test_damaged_results_are_errors(tmp_path, tiny_network, result, key, value, message):
+    folder = tmp_path / "c"
+    result.save(folder)
+    text = json.loads((folder / "calibrated.json").read_text())
+    text["results"][0][key] = value
+    (folder / "calibrated.json").write_text(json.dumps(text))
+    with pytest.raises(FormatError, match=message):
+        CalibratedNetwork.load(folder, tiny_network)
+
+
+def test_a_result_named_twice_is_an_error(tmp_path, tiny_network, result):
+    folder = tmp_path / "c"
+    result.save(folder)
+    text = json.loads((folder / "calibrated.json").read_text())
+    text["results"] += text["results"][:1]
+    (folder / "calibrated.json").write_text(json.dumps(text))
+    with pytest.raises(FormatError, match="names a result twice"):
+        CalibratedNetwork.load(folder, tiny_network)

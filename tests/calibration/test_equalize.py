@@ -63,7 +63,7 @@ def test_the_float_network_computes_the_same_and_no_level_moves(inverted, staged
     pool = inverted.pool
     policy = policy_of(inverted, 4, 4)
     start = calibrate(inverted, policy, ("features",), progress=False).layers
-    scaled, (found,) = equalize(staged, [inverted.samples], [start], pool)
+    scaled, (found,) = equalize(staged, [inverted.samples], [start], inverted.results, pool)
     torch.testing.assert_close(scaled.run(inverted.samples, scaled.float_call)[0], inverted.float_heads[0])
     changed = [not torch.equal(a.value(), b.value()) for a, b in zip(start, found, strict=True)]
     assert changed == [True, True, False, False, False]
@@ -78,7 +78,7 @@ def test_the_float_network_computes_the_same_and_no_level_moves(inverted, staged
 
 
 def test_small_channels_get_more_levels(inverted, policy_of):
-    policy = policy_of(inverted, 8, 3)
+    policy = policy_of(inverted, 8, 4)
     found = calibrate(inverted, policy, ("equalize",), progress=False)
     assert found.report.steps[0].outcome == "kept"
     plain = inverted.difference_of(policy.to_array())

@@ -19,7 +19,7 @@ from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
 from evoq_moo.engines._captured import samples_per_batch
 from evoq_moo.engines._layers import BoundNetwork, WeightCache
-from evoq_moo.engines._lower import Layer
+from evoq_moo.engines._lower import Add, Layer
 from evoq_moo.engines._steps import FLOAT
 from evoq_moo.engines.integer import IntegerEngine, integer_supported
 from evoq_moo.engines.reference import ReferenceEngine
@@ -807,3 +807,78 @@ def test_weights_are_kept_within_their_bound():
     for key in [0, 1, 0, 2, 0, 1]:
         cache.get((key, 8, False), lambda key=key: weight(key))
     assert made == [0, 1, 2, 1]
+
+
+# --- results on levels ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [NO_CLIP, Clip(0.0, None), Clip(0.0, 1.5), Clip(-0.3, 0.6)])
+@pytest.mark.parametrize("end", [kernels.Quantizer(0.0271, 13, 8), kernels.Quantizer(0.31, 3, 4)])
+def test_sums_of_levels_are_those_of_their_values(clip, end):
+    generator = torch.Generator().manual_seed(9)
+    a, b = (torch.randint(256, (3, 70, 40, 40), generator=generator, dtype=torch.uint8) for _ in range(2))
+    left, right = kernels.Quantizer(0.0213, 117, 8), kernels.Quantizer(0.0131, 0, 8)
+    values = (a.double() - 117) * left.scale + (b.double() - 0) * right.scale
+    step = values.clamp(clip.low, clip.high) / end.scale
+    certain = (step - step.floor() - 0.5).abs() > 1e-4
+    expected = (step.round() + end.zero_point).clamp(0, end.highest)
+    found = kernels.add_levels(a, left, b, right, clip, end)
+    assert torch.equal(found.double()[certain], expected[certain])
+    gaps = [torch.zeros(3, 70, 40, 80, dtype=torch.uint8)[..., ::2] for _ in range(2)]
+    for gap, x in zip(gaps, (a, b), strict=True):
+        gap.copy_(x)
+    assert torch.equal(kernels.add_levels(gaps[0], left, gaps[1], right, clip, end), found)
+    assert torch.equal(kernels.values_of(gaps[0], left), kernels.values_of(a, left))
+
+
+class Streams(nn.Module):
+    """A residual network whose sums others read, a join of two results, and a pool between."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+        self.join = nn.Conv2d(16, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        for conv in self.convs[:3]:
+            x = torch.relu(x + conv(x))
+        y = torch.max_pool2d(torch.cat([x, torch.sigmoid(self.convs[3](x))], 1), 2)
+        return self.head((self.join(y) + torch.max_pool2d(x, 2)).mean((2, 3)))
+
+
+def test_networks_of_quantized_results_agree_with_float64_and_the_reference():
+    torch.manual_seed(4)
+    samples = torch.randn(6, 3, 12, 12)
+    engine, network, ranges = assert_agrees(Streams().eval(), samples, seeds=range(6), tolerance=2e-2)
+    reference = ReferenceEngine(
+        network=copy.deepcopy(network.network),
+        samples=samples,
+        layers=network.layers,
+        ranges=ranges,
+        results=ranges.results,
+        batch_size=3,
+        pool=POOL,
+    )
+    for seed in range(6):
+        bits = np.random.default_rng(seed).choice([3, 4, 8, 8, 8, 32], (len(ranges), 2))
+        assert error(engine.heads(bits), reference.heads(bits)) < 2e-2, f"seed {seed}"
+        assert all(
+            torch.equal(a, b) for a, b in zip(next(iter(engine.scan(bits[None]))), engine.heads(bits), strict=True)
+        )
+    widest = np.full((len(ranges), 2), 8)
+    assert assert_levels_are_those_of_float64(engine, widest if kernels.has_dot_products() else widest - 1) == 7
+
+
+def test_sums_of_quantized_results_go_from_levels_to_levels():
+    network, ranges = prepare(Streams().eval(), torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1)))
+    engine = engine_of(network, torch.randn(4, 3, 12, 12), ranges)
+    bits = np.full((len(ranges), 2), 7)
+    sized = engine._runner._sized
+    plan = sized.plan(engine._runner._integer(bits), engine._runner._grids(bits))
+    sums = [op.name for op in plan.program.ops if isinstance(op, Add)]
+    floats = {name for step in plan.steps for name, want in step.writes if want == FLOAT}
+    # The last one adds a result to a pool of values that hold a sigmoid's: it is float, as are both its operands.
+    assert [name in floats for name in sums] == [False, False, False, True]

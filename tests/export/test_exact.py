@@ -147,7 +147,7 @@ def wide():
         for name, bits in (("conv", 8), ("up", 5), ("tokens", 8), ("plain", 8), ("loose", 8))
     ]
     layers[-1] = replace(layers[-1], activation_bits=16, activation_scale=None, activation_zero_point=None)
-    network = CalibratedNetwork(reference=captured, layers=layers, outputs=(), report=None)
+    network = CalibratedNetwork(reference=captured, layers=layers, results=(), outputs=(), report=None)
     return network, x, make_template(network, x)
 
 

@@ -15,8 +15,8 @@ from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export import export_onnx, make_template, open_session, read_onnx
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._shipment import shipment_of
-from evoq_moo.graph import own_copy, prepare, torch_layout, untouched
-from evoq_moo.quantizer import parameters_of
+from evoq_moo.graph import ResultPlaces, own_copy, prepare, torch_layout, untouched
+from evoq_moo.quantizer import ResultRanges, parameters_of
 from evoq_moo.ranges import ActivationRange, LayerRanges
 
 
@@ -90,7 +90,9 @@ def test_output_maps_are_in_the_graph(branches, tmp_path):
         OutputMap(torch.linspace(0.5, 2, 5), torch.linspace(-1, 1, 5), -3),
         OutputMap(torch.linspace(0.9, 1.2, 6), torch.linspace(-3, 1, 6), -1),
     ]
-    calibrated = CalibratedNetwork(reference=branches.network, layers=shipment.layers, outputs=maps, report=None)
+    calibrated = CalibratedNetwork(
+        reference=branches.network, layers=shipment.layers, results=shipment.results, outputs=maps, report=None
+    )
     export_onnx(calibrated, tmp_path / "m.onnx", sample=branches.samples)
     found = outputs_of(tmp_path / "m.onnx", branches.samples)
     for name, expected in calibrated(branches.samples).items():
@@ -147,7 +149,9 @@ def quickly_quantized(model, sample, seed):
             },
         )
         layers.append(parameters_of(info, layer.weight, layer.bias, ranges, (weight_bits, activation_bits)))
-    return CalibratedNetwork(reference=prepared.network, layers=layers, outputs=(), report=None)
+    places = ResultPlaces(prepared.graph)
+    results = ResultRanges(places, {name: ActivationRange(8 / 256, 100) for name in places.names}, "").of(layers)
+    return CalibratedNetwork(reference=prepared.network, layers=layers, results=results, outputs=(), report=None)
 
 
 @pytest.mark.parametrize("name", evoq.zoo.names())
