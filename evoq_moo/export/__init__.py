@@ -2,7 +2,9 @@
 
 from evoq_moo.export._bits import read_bits, write_bits
 from evoq_moo.export._exact import exact_network
+from evoq_moo.export._floating import float_model, static_model
 from evoq_moo.export._forms import FORMS, Form
+from evoq_moo.export._integer import saturates
 from evoq_moo.export._levels import Disagreement, LevelReport
 from evoq_moo.export._load import load_calibrated
 from evoq_moo.export._onnx import ExportedFile, export_onnx
@@ -13,7 +15,7 @@ from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session
 from evoq_moo.export._target import TARGETS, Target
 from evoq_moo.export._template import Template, make_template
-from evoq_moo.export._verify import Latency, Verification, verify_onnx
+from evoq_moo.export._verify import Fused, Latency, Verification, verify_onnx
 
 __all__ = [
     "FORMS",
@@ -22,6 +24,7 @@ __all__ = [
     "ExportedFile",
     "Latency",
     "Form",
+    "Fused",
     "LevelReport",
     "OnnxFile",
     "OnnxLayer",
@@ -34,12 +37,15 @@ __all__ = [
     "export_onnx",
     "export_program",
     "export_qonnx",
+    "float_model",
     "load_calibrated",
     "make_template",
     "open_session",
     "profile_latency",
     "read_bits",
     "read_onnx",
+    "saturates",
+    "static_model",
     "verify_onnx",
     "write_bits",
 ]

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from statistics import median
 
 import torch
 
@@ -10,8 +9,8 @@ WARM = 3
 """Passes that are not counted."""
 
 
-def in_turns(computations: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median time of each computation (ms); torch computes in one thread.
+def in_turns(computations: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Return the times of each computation (ms); torch computes in one thread.
 
     Args:
         computations: By name.
@@ -30,4 +29,4 @@ def in_turns(computations: Mapping[str, Callable[[], object]], repeats: int) -> 
                         spent[name].append(1000 * (time.perf_counter() - begun))
     finally:
         torch.set_num_threads(threads)
-    return {name: median(times) for name, times in spent.items()}
+    return spent

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -475,4 +476,4 @@ def _latency(found: OnnxFile, against: nn.Module, shipment: Shipment, image: Sam
         },
         repeats,
     )
-    return Latency(**times)
+    return Latency(**{name: median(spent) for name, spent in times.items()})
