@@ -105,7 +105,9 @@ def _row(name: str, *, images: int, repeats: int, samples: int) -> dict[str, Any
         row["files"][key] |= {"ms": median(spent), "fastest_ms": min(spent)}
     if recipe.weights is not None and images and not name.startswith("ssd"):
         x, labels = labelled_images(name, recipe, images)
-        shipped = {key: _logits(lambda b, s=s: torch.from_numpy(run_session(s, b)[0]), x) for key, s in sessions.items()}  # type: ignore[misc]
+        shipped = {
+            key: _logits(lambda b, s=s: torch.from_numpy(run_session(s, b)[0]), x) for key, s in sessions.items()
+        }  # type: ignore[misc]
         for key, logits in shipped.items():
             row["files"][key]["top1"] = 100 * (logits.argmax(1) == labels).double().mean().item()
         for policy, module in quantized.items():

@@ -12,6 +12,7 @@ from evoq_moo import zoo
 from evoq_moo._run_search import SearchRun
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.choosing import PICKS
+from evoq_moo.cli._accuracy import print_accuracy
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._console import console, errors, files
@@ -22,6 +23,7 @@ from evoq_moo.cli._models import models_command
 from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
+from evoq_moo.cli._shipped import evaluate_file
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.costs import cost_class, objective_names
 from evoq_moo.detection._decode import BoxDecoder, attribute_of
@@ -186,9 +188,9 @@ def show(
 
 @app.command()
 def evaluate(
-    front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
+    front: Annotated[Path, typer.Argument(help="Folder of a run, its front file, or an .onnx file of `evoq export`.")],
     *,
-    pick: Annotated[str, typer.Option(help=f"Which policy: {PICKS}.")] = "knee",
+    pick: Annotated[str, typer.Option(help=f"Which policy of a front: {PICKS}.")] = "knee",
     images: Annotated[str | None, typer.Option(help="Labelled images: a folder or .npz file.")] = None,
     labels: Annotated[str | None, typer.Option(help="CSV file with columns file,label.")] = None,
     annotations: Annotated[
@@ -201,7 +203,20 @@ def evaluate(
     factory: Factory = None,
     trust: Trust = False,
 ) -> None:
-    """Measure one policy of a front beside the float network: top-1, or a detector's mean average precision."""
+    """Measure one policy of a front, or a file, beside the float network: top-1, or a detector's mAP."""
+    if front.suffix == ".onnx":
+        evaluate_file(
+            front,
+            images=images,
+            labels=labels,
+            annotations=annotations,
+            limit=limit,
+            preprocess=_changes(resize, crop),
+            threads=threads,
+            model=factory,
+            trust=trust,
+        )
+        return
     loaded = load_front(front)
     recipe = recipe_for(loaded, front, model=factory, trust=trust)
     policy = loaded.pick(pick)
@@ -218,9 +233,10 @@ def evaluate(
     preprocess = _changed(base, resize=resize, crop=crop)
     _print_policy(loaded, policy)
     if found is not None:
-        print_detection(network, policy, found, threads=threads)
+        networks = {"float": network.network, "quantized": network.apply(policy)}
+        print_detection(networks, found, threads=threads)
         return
-    _print_accuracy(*_accuracies(network, policy, recipe.model, images, labels, preprocess, limit))
+    print_accuracy(_accuracies(network, policy, recipe.model, images, labels, preprocess, limit))
 
 
 @app.command()
@@ -239,7 +255,7 @@ def demo(
     network = recipe(threads=threads)
     knee = run.front.knee()
     _print_policy(run.front, knee)
-    _print_accuracy(*_accuracies(network, knee, "digits", None, None, recipe.load_model()[1], None))
+    print_accuracy(_accuracies(network, knee, "digits", None, None, recipe.load_model()[1], None))
 
 
 def _download(name: str, weights: str | None, classes: int | None) -> None:
@@ -249,14 +265,20 @@ def _download(name: str, weights: str | None, classes: int | None) -> None:
     zoo.load(name, weights=weights, classes=classes, download=True)
 
 
-def _changed(
-    base: Preprocess, *, resize: int | None, crop: int | None, mean: str | None = None, std: str | None = None
-) -> Preprocess:
-    changes: dict[str, Any] = {}
+def _changes(resize: int | None, crop: int | None) -> dict[str, int | None]:
+    """Return what options change of a preprocessing."""
+    changes: dict[str, int | None] = {}
     if resize is not None:
         changes["resize"] = resize or None
     if crop is not None:
         changes["crop"] = crop
+    return changes
+
+
+def _changed(
+    base: Preprocess, *, resize: int | None, crop: int | None, mean: str | None = None, std: str | None = None
+) -> Preprocess:
+    changes: dict[str, Any] = {**_changes(resize, crop)}
     if mean is not None:
         changes["mean"] = parse_values("mean", mean)
     if std is not None:
@@ -289,7 +311,7 @@ def _accuracies(
     labels: str | None,
     preprocess: Preprocess,
     limit: int | None,
-) -> tuple[Accuracy, Accuracy]:
+) -> dict[str, Accuracy]:
     source: Any = images
     source_labels: Any = labels
     if images is None:
@@ -300,7 +322,7 @@ def _accuracies(
     options: dict[str, Any] = {"labels": source_labels, "preprocess": preprocess, "limit": limit}
     exact = evaluate_accuracy(network.network, source, **options)
     quantized = evaluate_accuracy(network.apply(policy), source, reference=network.network, **options)
-    return exact, quantized
+    return {"float": exact, "quantized": quantized}
 
 
 def _print_run(run: SearchRun, output: Path) -> None:
@@ -319,12 +341,4 @@ def _print_policy(front: ParetoFront, policy: Policy) -> None:
     table = Table("layer", "weight bits", "activation bits")
     for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
         table.add_row(name, str(weight), str(activation))
-    console.print(table)
-
-
-def _print_accuracy(exact: Accuracy, quantized: Accuracy) -> None:
-    table = Table("network", "images", "top-1 (%)", "top-5 (%)", "agreement with float (%)")
-    for name, found in (("float", exact), ("quantized", quantized)):
-        columns = [found.top1, found.top5, found.agreement]
-        table.add_row(name, str(found.count), *("-" if v is None else f"{100 * v:.2f}" for v in columns))
     console.print(table)

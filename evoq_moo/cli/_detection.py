@@ -1,12 +1,13 @@
 """What `evoq evaluate` does for detectors."""
 
+from collections.abc import Mapping
+
 from rich.table import Table
+from torch import nn
 
 from evoq_moo.cli._console import console
 from evoq_moo.detection import DetectionSet, evaluate_detection, read_detection
 from evoq_moo.errors import ArgumentError
-from evoq_moo.network import QuantizedNetwork
-from evoq_moo.space import Policy
 
 
 def annotated_images(images: str | None, annotations: str | None, *, labels: str | None) -> DetectionSet:
@@ -23,10 +24,10 @@ def annotated_images(images: str | None, annotations: str | None, *, labels: str
     return read_detection(images, annotations)
 
 
-def print_detection(network: QuantizedNetwork, policy: Policy, found: DetectionSet, *, threads: int | None) -> None:
-    """Print the mean average precision of a policy beside the float network's."""
+def print_detection(networks: Mapping[str, nn.Module], found: DetectionSet, *, threads: int | None) -> None:
+    """Print the mean average precision of networks, by name."""
     table = Table("network", "images", "objects", "mAP (%)", "mAP50 (%)", "mAP75 (%)", "VOC07 (%)", "VOC (%)")
-    for name, module in (("float", network.network), ("quantized", network.apply(policy))):
+    for name, module in networks.items():
         scored = evaluate_detection(module, found, threads=threads)
         figures = (scored.map, scored.map50, scored.map75, scored.voc07, scored.voc)
         table.add_row(name, str(scored.count), str(scored.objects), *(f"{100 * v:.2f}" for v in figures))

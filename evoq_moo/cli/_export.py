@@ -12,7 +12,9 @@ from evoq_moo.cli._console import console
 from evoq_moo.cli._results import save_result
 from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.export import export_onnx, export_program, load_calibrated, verify_onnx, write_bits
+from evoq_moo.export import FORMS, TARGETS, export_onnx, export_program, load_calibrated, verify_onnx, write_bits
+from evoq_moo.export._forms import INT8, form_of
+from evoq_moo.export._target import DEFAULT_TARGET, target_of
 from evoq_moo.recipe import RECIPE_FILE, Recipe, read_recipe
 
 Model = Annotated[
@@ -42,15 +44,24 @@ def export_command(
         typer.Option("--output", "-o", help="The file: .onnx, .pt2 (torch.export), or .csv or .json for bit-widths."),
     ] = Path("model.onnx"),
     form: Annotated[
-        str, typer.Option(help="exact: the same bits in every runtime; qdq: the usual pattern, for tools that need it.")
-    ] = EXACT,
+        str, typer.Option(help="; ".join(f"{found.name}: {found.why}" for found in FORMS.values()) + ".")
+    ] = INT8,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of an int8 file (default: {DEFAULT_TARGET}). "
+            + "; ".join(f"{found.name}: {found.why}" for found in TARGETS.values())
+            + "."
+        ),
+    ] = None,
     packed: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--packed/--plain",
-            help="Pack 3-, 5-, 6- and 7-bit weights as bits, or store them in the next wider ONNX type.",
+            help="Pack 3-, 5-, 6- and 7-bit weights as bits, or store them in wider ONNX types; default: the target's.",
         ),
-    ] = True,
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="The number of images it takes; default: any.")] = None,
     opset: Annotated[int | None, typer.Option(help="21, or 25 for 2-bit types; default: what runs here.")] = None,
     model: Model = None,
     weights: Weights = None,
@@ -59,7 +70,9 @@ def export_command(
     """Write a calibrated network as a file that other programs run."""
     if output.suffix not in {".onnx", ".pt2", ".csv", ".json"}:
         raise ArgumentError(f"output: given {str(output)!r}; allowed: a name ending in .onnx, .pt2, .csv or .json")
-    check_form(form)
+    form_of(form)
+    if target is not None:
+        target_of(target)
     check_writable("output", output)
     network, recipe = load_calibrated(calibrated, recipe=_recipe(calibrated, model, weights), trust=trust)
     if output.suffix == ".pt2":
@@ -69,10 +82,12 @@ def export_command(
     if output.suffix != ".onnx":
         save_result(output, lambda path: write_bits(network.policy, path))
         return
-    options: dict[str, Any] = {"form": form, "packed": packed, "opset": opset}
+    options: dict[str, Any] = {"form": form, "target": target, "packed": packed, "batch": batch, "opset": opset}
     provenance = {"recipe": recipe.to_json()}
     written = save_result(output, lambda path: export_onnx(network, path, provenance=provenance, **options))
     console.say(str(written))
+    if written.reason:
+        console.say(written.reason)
 
 
 def verify_command(
@@ -97,6 +112,8 @@ def verify_command(
     batches = (source.batch(range(start, min(start + MICRO_BATCH, count)), preprocess) for start in starts)
     found = verify_onnx(file, network, batches, level_images=level_images, count=count)
     console.print(found.table())
+    for note in found.notes:
+        console.say(note)
     for line in found.disagreements:
         console.say(str(line))
     for problem in found.problems:

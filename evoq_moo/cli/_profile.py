@@ -10,6 +10,7 @@ from evoq_moo._files import check_writable
 from evoq_moo.cli._console import console
 from evoq_moo.cli._results import save_result
 from evoq_moo.export import profile_latency
+from evoq_moo.export._target import DEFAULT_TARGET, target_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.recipe import Recipe
 
@@ -19,15 +20,17 @@ def profile_command(
     *,
     repeats: Annotated[int, typer.Option(help="Passes of each pair of bit-widths.")] = 30,
     threads: Annotated[int, typer.Option(help="Threads of onnxruntime.")] = 1,
+    target: Annotated[str, typer.Option(help="Of the files, as `evoq export` has it.")] = DEFAULT_TARGET,
     output: Annotated[Path, typer.Option("--output", "-o", help="The table (CSV).")] = Path("latency.csv"),
 ) -> None:
-    """Measure each layer's time here, at the bit-widths that ONNX has types for; weights and images do not matter."""
+    """Measure each layer's time here as it ships, beside the float network; weights and images do not matter."""
+    target_of(target)
     check_writable("output", output)
     loaded, preprocess = Recipe(model=model).load_model()
     shape = (2, preprocess.channels, preprocess.crop, preprocess.crop)
     samples = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     network = QuantizedNetwork(loaded, samples, difference="nmse", engine="reference")
-    found = profile_latency(network, repeats=repeats, threads=threads)
+    found = profile_latency(network, repeats=repeats, threads=threads, target=target)
     console.print(found.table())
     save_result(output, found.latency.save)
     console.say(f"file: {output}; give it to `evoq search --objectives difference,latency --latency {output}`")

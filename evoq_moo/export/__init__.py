@@ -7,6 +7,7 @@ from evoq_moo.export._forms import FORMS, Form
 from evoq_moo.export._integer import saturates
 from evoq_moo.export._levels import Disagreement, LevelReport
 from evoq_moo.export._load import load_calibrated
+from evoq_moo.export._network import OnnxNetwork
 from evoq_moo.export._onnx import ExportedFile, export_onnx
 from evoq_moo.export._profile import Profile, SumCheck, profile_latency
 from evoq_moo.export._program import export_program
@@ -22,12 +23,13 @@ __all__ = [
     "TARGETS",
     "Disagreement",
     "ExportedFile",
-    "Latency",
     "Form",
     "Fused",
+    "Latency",
     "LevelReport",
     "OnnxFile",
     "OnnxLayer",
+    "OnnxNetwork",
     "Profile",
     "SumCheck",
     "Target",

@@ -105,7 +105,7 @@ def int8_plans(choice: Choice) -> list[LayerPlan]:
         container = container_of(
             p.weight_bits, packed=choice.packed, two_bit_types=choice.two_bit_types, unsigned=unsigned
         )
-        if not choice.packed and p.weight_bits < 8:  # noqa: PLR2004 - the type that every reader has
+        if not choice.packed and p.weight_bits < 8:
             container = "int8"
         shift = max(0, SHIFTED_BITS - p.weight_bits) if p.is_integer else 0
         plans.append(LayerPlan(p, layer, container, exact=False, base=1, digits=1, shift=shift))
@@ -142,7 +142,7 @@ class _Writer:
         self._outputs = {value.name for value in self._graph.output}
         self._wanted: dict[str, dict[Form, None]] = {}
         self._names: dict[tuple[str, Form], str] = {}
-        self._grids: dict[tuple[float, int], tuple[str, str]] = {}
+        self._grids: dict[tuple[float, int], str] = {}
         self._raw: dict[tuple[str, float, int], str] = {}
         self._weights: dict[str, tuple[int, tuple[int, ...] | None]] = {}
         self._biases: dict[str, int] = {}
@@ -226,7 +226,7 @@ class _Writer:
             name = f"{self._plans[_index(node)].p.name}.input"
         else:
             name = f"{self._places[_index(node)]}.result"
-        self._grids.setdefault(own.grid, (f"{name}_scale", f"{name}_zero_point"))
+        self._grids.setdefault(own.grid, name)
 
     def _own(self, node: Any) -> Form:
         """Return the levels that a mark asks for; None where it changes nothing."""
@@ -261,7 +261,7 @@ class _Writer:
             return node.op_type in _MOVES
         if any(a.name == "mode" and a.s != b"constant" for a in node.attribute):
             return True
-        value = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 - data, pads, value
+        value = node.input[2] if len(node.input) > 2 else ""
         return not value or (value in self._constants and not self._array(self._constants[value]).any())
 
     def _data(self, node: Any) -> tuple[list[str], list[str]]:
@@ -397,6 +397,9 @@ class _Writer:
         """Return uint8 levels within the bounds of a form."""
         if (form.lowest, form.highest) == (0, _TOP):
             return levels
+        # Bounds belong to the layer whose input they are of.
+        owner, _, kind = self._grids[form.grid].rpartition(".")
+        self._build.layer = owner if kind == "input" else self._build.layer
         bounds = [
             self._build.value(f"evoq.level{level}", np.array(level, dtype=np.uint8))
             for level in (form.lowest, form.highest)
@@ -405,8 +408,7 @@ class _Writer:
 
     def _scale_of(self, form: Levels) -> list[str]:
         """Keep the scale and the zero point of levels, under the name of the first that has them."""
-        scale, zero = self._grids[form.grid]
-        return self._scale(scale.removesuffix("_scale"), form)
+        return self._scale(self._grids[form.grid], form)
 
     def _scale(self, name: str, form: Levels) -> list[str]:
         return [

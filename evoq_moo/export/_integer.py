@@ -65,14 +65,39 @@ def kernels_of(content: bytes, layers: Iterable[str]) -> dict[str, tuple[str, ..
         open_session(model.SerializeToString(), integer=True, optimized=path)
         optimized = onnx.load(path)
     found: dict[str, list[str]] = defaultdict(list)
-    parts = {f"{layer}.{part}": layer for layer in set(names.values()) for part in _PARTS}
-    for node in optimized.graph.node:
-        # What onnxruntime moves to another memory layout gets another ending, or another name; its constants keep theirs.
+    fused = _integer_owners(optimized, set(names.values()))
+    for i, node in enumerate(optimized.graph.node):
+        # What onnxruntime moves to another memory layout gets another ending.
         known = [names[name] for name in (node.name, node.name.removesuffix("_nchwc")) if name in names]
-        known += [parts[name] for name in node.input if name in parts] if node.op_type in INTEGER_KERNELS else []
+        known += [fused[i]] if i in fused else []
         if known:
             found[known[0]].append(node.op_type)
     return {layer: tuple(operators) for layer, operators in found.items()}
+
+
+def _integer_owners(optimized: Any, layers: Iterable[str]) -> dict[int, str]:
+    """Return the layer of each integer kernel in a model that onnxruntime runs, by the kernel's position.
+
+    onnxruntime gives some of them other names; their constants keep those of the file.
+    """
+    parts = {f"{layer}.{part}": layer for layer in layers for part in _PARTS}
+    found = {}
+    for i, node in enumerate(optimized.graph.node):
+        known = [parts[name] for name in node.input if name in parts] if node.op_type in INTEGER_KERNELS else []
+        if known:
+            found[i] = known[0]
+    return found
+
+
+def integer_nodes(optimized: Path, layers: Iterable[str]) -> dict[str, str]:
+    """Return, for the names of integer kernels in a model that onnxruntime wrote, the layers whose products they are.
+
+    Args:
+        optimized: The file.
+        layers: Names of the layers.
+    """
+    model = require_onnx().load(optimized)
+    return {model.graph.node[i].name: layer for i, layer in _integer_owners(model, layers).items()}
 
 
 def in_integers(operators: Mapping[str, tuple[str, ...]], layer: str) -> bool:

@@ -1,4 +1,4 @@
-"""From a marked graph and a policy's parameters to an ONNX model in one of the forms, and what a file notes of itself."""
+"""From a marked graph and a policy's parameters to an ONNX model in one of the forms, with notes of what it is."""
 
 import json
 from collections.abc import Sequence

@@ -17,6 +17,7 @@ from evoq_moo.export._model import TWO_BIT_OPSET, check_opset, make_model, sizes
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._target import DEFAULT_TARGET, target_of
 from evoq_moo.export._template import OPSET, Template, make_template, require_onnx
+from evoq_moo.graph import RESULT_BITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ExportedFile:
         stored: The same with the weights in the containers they are stored in (bytes).
         containers: Of each layer's weights, in policy order.
         opset: Of the file.
+        reason: Why its containers and products are as they are; empty for the reference forms.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class ExportedFile:
     stored: int
     containers: tuple[str, ...]
     opset: int
+    reason: str = ""
 
     def __str__(self) -> str:
         wide = self.stored - self.predicted
@@ -131,7 +134,23 @@ def export_onnx(
         stored=sizes["stored_weights"] + beside,
         containers=containers,
         opset=opset,
+        reason=_reason(choice, containers) if chosen.integer else "",
     )
+
+
+def _reason(choice: Choice, containers: Sequence[str]) -> str:
+    """Return why an int8 file is as it is, in words."""
+    target = choice.target
+    said = f"for {target.name}: {target.why}"
+    unsigned = containers.count("uint8")
+    if unsigned:
+        said += f"; {unsigned} layers of 8 by 8 bits are guarded, and slower: weights of at most 7 bits need no guard"
+    elif not target.guarded and any(p.weight_bits == p.activation_bits == RESULT_BITS for p in choice.shipment.layers):
+        said += (
+            "; layers of 8 by 8 bits saturate on x86 processors without VNNI: for these take target 'avx2', or weights "
+            "of at most 7 bits"
+        )
+    return said
 
 
 @cache

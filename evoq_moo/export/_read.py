@@ -15,6 +15,7 @@ from evoq_moo.export._forms import Form, form_of
 from evoq_moo.export._model import FORMAT_VERSION, PREFIX, SIZES
 from evoq_moo.export._packing import FLOAT, bits_of, from_planes
 from evoq_moo.export._template import OPSET, require_onnx
+from evoq_moo.preprocess import Preprocess
 from evoq_moo.space import Policy
 
 _DEPTH = 8
@@ -62,6 +63,7 @@ class OnnxFile:
         sizes: What it should take (bytes), as `evoq_moo.export` noted it.
         fingerprints: Of the float network and of the parameters.
         provenance: Where it comes from.
+        preprocess: What makes its input of an image; None where the file does not say.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class OnnxFile:
     sizes: dict[str, int]
     fingerprints: dict[str, str]
     provenance: dict[str, Any]
+    preprocess: Preprocess | None
 
 
 def read_onnx(path: str | Path) -> OnnxFile:
@@ -184,6 +187,7 @@ def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
         sizes=_sizes(note("sizes", dict[str, Whole])),
         fingerprints=note("fingerprints", dict[str, str]),
         provenance=note("provenance", dict[str, Any]),
+        preprocess=Preprocess.from_json(note("preprocess", dict[str, Any])) if f"{PREFIX}preprocess" in notes else None,
     )
 
 
@@ -261,7 +265,7 @@ def _levels(name: str, container: str, array: Any, shift: int) -> npt.NDArray[np
         levels = np.asarray(stored.astype(np.int8))
         if container != "int8" or not shift:
             return levels
-        if shift >= 8 or (levels & np.int8(2**shift - 1)).any():  # noqa: PLR2004 - bits of int8
+        if shift >= 8 or (levels & np.int8(2**shift - 1)).any():
             raise FormatError(f"layer {name!r}: weight levels that are not shifted left by {shift} bits")
         return levels >> np.int8(shift)
     bits = bits_of(container)

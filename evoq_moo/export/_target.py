@@ -42,7 +42,7 @@ TARGETS = {
             packed=True,
             guarded=True,
             folded=True,
-            why="onnxruntime on x86 processors without VNNI: 8-bit weights unsigned where signed products would saturate",
+            why="onnxruntime on x86 processors without VNNI: 8-bit weights unsigned where products would saturate",
         ),
         Target(
             name="openvino",

@@ -22,10 +22,10 @@ from evoq_moo.export._levels import Disagreement, LevelReport, Parted, compare_l
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import Shipment, shipment_of
+from evoq_moo.export._template import require_onnx
 from evoq_moo.export._timing import in_turns
 from evoq_moo.graph import Geometry, Samples, join, rows, run, split, torch_layout
 from evoq_moo.graph import count as number_of
-from evoq_moo.export._template import require_onnx
 from evoq_moo.progress import track
 from evoq_moo.quantizer import LayerParameters
 
@@ -413,9 +413,7 @@ def graph_bytes(model: Any) -> int:
     return total
 
 
-def _unfused(
-    shipment: Shipment, form: Form, kernels: Mapping[str, tuple[str, ...]]
-) -> tuple[list[str], list[str]]:
+def _unfused(shipment: Shipment, form: Form, kernels: Mapping[str, tuple[str, ...]]) -> tuple[list[str], list[str]]:
     """Return the layers that should run in integers and do not, as problems, and what stays float, as notes."""
     problems, notes = [], []
     for p in shipment.layers:
@@ -425,7 +423,7 @@ def _unfused(
         if not p.is_integer:
             notes.append(f"layer {p.name!r} runs in float: one of its sides has {FLOAT_BITS} bits")
         elif p.kind.startswith("ConvTranspose"):
-            notes.append(f"layer {p.name!r} runs in float: onnxruntime has no integer kernel of transposed convolutions")
+            notes.append(f"layer {p.name!r} runs in float: onnxruntime has no such integer kernel")
         elif p.kind != "Linear" and not shipment.results:
             notes.append(f"layer {p.name!r} runs in float: results between layers are float here")
         else:

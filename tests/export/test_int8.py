@@ -1,15 +1,13 @@
 """The int8 form: what onnxruntime's integer kernels compute of it, which layers they run, and how it is stored."""
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import nn
 
 import evoq_moo as evoq
-from evoq_moo.errors import ArgumentError
 from evoq_moo.export import TARGETS, export_onnx, make_template, open_session, read_onnx
-from evoq_moo.export._integer import INTEGER_KERNELS, in_integers, kernels_of, saturates
+from evoq_moo.export._integer import in_integers, kernels_of
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.graph import torch_layout
 
@@ -143,8 +141,14 @@ def network(request, with_random_weights):
     model = with_random_weights(NETWORKS[request.param](), generator)
     samples = torch.rand(6, 3, 12, 12, generator=generator)
     return evoq.QuantizedNetwork(
-        model, samples, weight_bits=(*range(2, 9), 32), activation_bits=(*range(2, 9), 16), pinned="none",
-        difference="nmse", engine="reference", progress=False,
+        model,
+        samples,
+        weight_bits=(*range(2, 9), 32),
+        activation_bits=(*range(2, 9), 16),
+        pinned="none",
+        difference="nmse",
+        engine="reference",
+        progress=False,
     )
 
 
