@@ -97,6 +97,7 @@ def verify_command(
     images: Annotated[Path, typer.Option(help="Folder of images or .npz file; no labels needed.")],
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     level_images: Annotated[int, typer.Option(help="Compare the levels of every layer on so many of them.")] = 10,
+    repeats: Annotated[int, typer.Option(help="Passes for its time, which is compared with float ONNX; 0: none.")] = 20,
     model: Model = None,
     weights: Weights = None,
     trust: Trust = False,
@@ -104,13 +105,15 @@ def verify_command(
     """Check an exported file against the network it was made from; exit code 1 where they differ."""
     if limit is not None:
         check_count("limit", limit)
+    check_count("level_images", level_images)
+    check_count("repeats", repeats, lowest=0)
     network, _ = load_calibrated(against, recipe=_recipe(against, model, weights), trust=trust)
     source = ImageSource(images)
     count = len(source) if limit is None else min(limit, len(source))
     preprocess = network.preprocess
     starts = range(0, count, MICRO_BATCH)
     batches = (source.batch(range(start, min(start + MICRO_BATCH, count)), preprocess) for start in starts)
-    found = verify_onnx(file, network, batches, level_images=level_images, count=count)
+    found = verify_onnx(file, network, batches, level_images=level_images, repeats=repeats, count=count)
     console.print(found.table())
     for note in found.notes:
         console.say(note)
