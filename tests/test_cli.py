@@ -171,6 +171,7 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch):
         (["search", "digits", "--objectives", "diff"], ArgumentError, "did you mean 'difference'"),
         (["search", "digits", "--count", "5000"], EvoqError, "5000"),
         (["search", "digits", "--engine", "fast"], ArgumentError, "engine: unknown name 'fast'"),
+        (["search", "digits", "--results", "int4"], ArgumentError, "results: unknown name 'int4'"),
         (["search", "digits", "--samples", "nowhere/"], MissingFileError, "nowhere"),
         (["search", "resnet18"], ArgumentError, "samples: given none"),
         (["search", "digits", "--evaluations", "0"], ArgumentError, "evaluations: given 0"),
