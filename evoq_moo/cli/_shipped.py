@@ -1,6 +1,7 @@
 """What `evoq evaluate` does for an exported file: the accuracy of what ships."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -58,19 +59,19 @@ def evaluate_file(
         return
     if annotations is not None:
         raise ArgumentError(f"annotations: given {annotations}; {recipe.model} is no detector: allowed: --labels")
-    source, source_labels = images, labels
+    given: tuple[Any, Any] = (images, labels)
     if images is None:
         default = zoo.entry(recipe.model).default_labelled if ":" not in recipe.model else None
         if default is None:
             raise ArgumentError(
                 f"images: given none; {recipe.model} has no labelled images of its own: give a folder or .npz"
             )
-        source, source_labels = default()
+        given = default()
     used: Preprocess = (file.preprocess or base).replace(**preprocess)
 
     def measured(network: nn.Module, reference: nn.Module | None = None) -> Accuracy:
         return evaluate_accuracy(
-            network, source, labels=source_labels, preprocess=used, limit=limit, reference=reference, threads=threads
+            network, given[0], labels=given[1], preprocess=used, limit=limit, reference=reference, threads=threads
         )
 
     print_accuracy({"float": measured(floating), "file": measured(file, floating)})

@@ -69,7 +69,7 @@ class Build:
         """Add a node unless there is one of the same inputs, and return the name of its result."""
         key = (operator, *inputs, *sorted(attributes.items()))
         if key not in self.shared:
-            self.shared[key] = self.node(operator, inputs, **attributes)
+            self.shared[key] = self.node(operator, inputs, None, **attributes)
         return self.shared[key]
 
     def call(self, name: str) -> str:
