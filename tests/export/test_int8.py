@@ -1,13 +1,24 @@
 """The int8 form: what onnxruntime's integer kernels compute of it, which layers they run, and how it is stored."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 import evoq_moo as evoq
-from evoq_moo.export import TARGETS, export_onnx, make_template, open_session, read_onnx
-from evoq_moo.export._integer import in_integers, kernels_of
+from evoq_moo.errors import ArgumentError
+from evoq_moo.export import (
+    TARGETS,
+    OnnxNetwork,
+    export_onnx,
+    make_template,
+    open_session,
+    read_onnx,
+    saturates,
+    verify_onnx,
+)
+from evoq_moo.export._integer import INTEGER_KERNELS, in_integers, kernels_of
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.graph import torch_layout
 
@@ -216,3 +227,132 @@ def test_mixed_policies_compute_the_same_in_every_container(network, template, p
                 np.testing.assert_array_equal(layer.bias, p.bias.numpy())
         expected = heads_of_network(quantized, network.samples)
         assert max(distances(heads_of_file(found.content, network.samples), expected)) < 1
+
+
+class Loud(nn.Module):
+    """Inputs and weights as large as they get: pairs of 8 by 8-bit products beyond 16 bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 1, bias=False)
+        self.last = nn.Linear(16, 4, bias=False)
+        with torch.no_grad():
+            self.conv.weight.fill_(1.0)
+            self.last.weight.fill_(1.0)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def loud():
+    samples = torch.linspace(0.9, 1, 4).reshape(4, 1, 1, 1).expand(4, 16, 6, 6).contiguous()
+    options = {"pinned": "none", "difference": "nmse", "engine": "reference", "progress": False}
+    return evoq.QuantizedNetwork(Loud(), samples, **options)
+
+
+@pytest.mark.parametrize(("bits", "target"), [(8, "avx2"), (8, "portable"), (7, "onnxruntime"), (4, "onnxruntime")])
+def test_guarded_products_and_those_of_7_bits_never_saturate(loud, tmp_path, bits, target):
+    quantized = loud.apply(loud.uniform(bits))
+    export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples, target=target)
+    expected = heads_of_network(quantized, loud.samples)[0]
+    found = heads_of_file((tmp_path / "m.onnx").read_bytes(), loud.samples, integer=True)[0]
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+def test_8_by_8_bits_saturate_where_the_processor_says_so(loud, tmp_path):
+    quantized = loud.apply(loud.uniform(8))
+    written = export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples)
+    assert "saturate on x86 processors without VNNI" in written.reason
+    expected = heads_of_network(quantized, loud.samples)[0]
+    found = heads_of_file((tmp_path / "m.onnx").read_bytes(), loud.samples, integer=True)[0]
+    assert np.allclose(found, expected, rtol=0.01) != saturates()
+
+
+def test_a_fixed_batch(loud, tmp_path):
+    quantized = loud.apply(loud.uniform(4))
+    export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples, batch=2)
+    session = open_session(tmp_path / "m.onnx", integer=True)
+    assert session.get_inputs()[0].shape[0] == session.get_outputs()[0].shape[0] == 2
+    found = session.run(None, {"input": loud.samples[:2].numpy()})[0]
+    np.testing.assert_allclose(found, heads_of_network(quantized, loud.samples[:2])[0], rtol=0.02)
+
+
+def test_containers_follow_the_target(loud, tmp_path):
+    for bits, target, wanted in (
+        (4, "onnxruntime", "int4"),
+        (3, "onnxruntime", "bits3"),
+        (3, "openvino", "int8"),
+        (8, "onnxruntime", "int8"),
+        (8, "avx2", "uint8"),
+        (7, "portable", "int8"),
+    ):
+        written = export_onnx(loud.apply(loud.uniform(bits)), tmp_path / "m.onnx", sample=loud.samples, target=target)
+        assert set(written.containers) == {wanted}
+        assert TARGETS[target].why in written.reason
+        types = {t.data_type for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+        assert (onnx.TensorProto.INT4 in types) == (wanted == "int4")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "tpu"}, "target: unknown name 'tpu'"),
+        ({"form": "int4"}, "form: unknown name 'int4'"),
+        ({"form": "exact", "target": "avx2"}, "target: given 'avx2' with form 'exact'"),
+        ({"batch": 0}, "batch: given 0"),
+        ({"opset": 13}, "opset: given 13; allowed: 21"),
+        ({"packed": "yes"}, "packed: given 'yes'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(loud, tmp_path, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        export_onnx(loud.apply(loud.uniform(4)), tmp_path / "m.onnx", sample=loud.samples, **options)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_layer_that_misses_its_kernel_is_named(loud, tmp_path):
+    """A float Clip between product and quantization stops onnxruntime's fusion."""
+    quantized = loud.apply(loud.uniform(4))
+    export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples)
+    model = onnx.load(tmp_path / "m.onnx")
+    at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    conv = model.graph.node[at]
+    added = onnx.helper.make_node("Max", ["raw", "lowest"], [conv.output[0]])
+    conv.output[0] = "raw"
+    model.graph.node.insert(at + 1, added)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(-1e30), "lowest"))
+    onnx.save(model, tmp_path / "m.onnx")
+    found = verify_onnx(tmp_path / "m.onnx", quantized, loud.samples, repeats=0, progress=False)
+    assert any(p.startswith("layer 'conv' should run in an integer kernel") for p in found.problems)
+    kernels = kernels_of((tmp_path / "m.onnx").read_bytes(), ("conv", "last"))
+    assert not in_integers(kernels, "conv")
+    assert INTEGER_KERNELS.issuperset(kernels["last"])
+
+
+def test_a_good_file_passes(loud, tmp_path):
+    quantized = loud.apply(loud.uniform(6))
+    export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples)
+    found = verify_onnx(tmp_path / "m.onnx", quantized, loud.samples, repeats=0, progress=False)
+    assert found.passed, found.problems
+    assert found.latency is None
+    assert found.table().row_count >= 6
+
+
+def test_a_slow_file_does_not_pass(loud, tmp_path, monkeypatch):
+    quantized = loud.apply(loud.uniform(6))
+    export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples)
+    times = {"onnx": [2.0], "float_onnx": [1.0], "quantized": [3.0], "floating": [3.0]}
+    monkeypatch.setattr("evoq_moo.export._verify.in_turns", lambda computations, repeats: times)
+    found = verify_onnx(tmp_path / "m.onnx", quantized, loud.samples, repeats=1, progress=False)
+    assert any("the file is slower than what it was made from" in p for p in found.problems)
+
+
+def test_a_file_as_a_network(loud, tmp_path):
+    quantized = loud.apply(loud.uniform(4))
+    export_onnx(quantized, tmp_path / "m.onnx", sample=loud.samples)
+    file = OnnxNetwork(tmp_path / "m.onnx")
+    np.testing.assert_allclose(file(loud.samples).numpy(), heads_of_network(quantized, loud.samples)[0], rtol=0.02)
+    assert not file.detects
+    with pytest.raises(ArgumentError, match="does not say which network it was made from"):
+        file.recipe()
