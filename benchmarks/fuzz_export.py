@@ -65,7 +65,7 @@ class Targets:
         for kind in ("csv", "json"):
             write_bits(policy, folder / f"bits.{kind}")
         self.network.save(folder / "calibrated")
-        names = ("exact.onnx", "qdq.onnx", "bits.csv", "bits.json")
+        names = ("int8.onnx", "exact.onnx", "qdq.onnx", "bits.csv", "bits.json")
         self.files = {name: (folder / name).read_bytes() for name in names}
         pair = ("calibrated.json", "calibrated.safetensors")
         self.pair = {name: (folder / "calibrated" / name).read_bytes() for name in pair}
