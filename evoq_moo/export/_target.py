@@ -49,7 +49,7 @@ TARGETS = {
             packed=False,
             guarded=False,
             folded=False,
-            why="OpenVINO, which does not fold packed weights: all weights in int8 containers",
+            why="OpenVINO, which computes other weights from bit planes: all weights in int8 containers",
         ),
         Target(
             name="portable",

@@ -1,4 +1,7 @@
-"""A second judge of int8 files: OpenVINO computes the same, in integers."""
+"""A second judge of int8 files: OpenVINO computes the same, in integers.
+
+Files for onnxruntime are not among them: OpenVINO 2026.4 computes other weights from bit planes.
+"""
 
 import numpy as np
 import pytest
@@ -40,7 +43,7 @@ def fire(with_random_weights):
     return network, make_template(network.apply(network.uniform(8)), samples)
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", ["openvino", "portable"])
 @pytest.mark.parametrize("bits", [7, 6, 5, 4, 3, 2])  # 8 by 8 bits saturate on processors without VNNI
 def test_openvino_computes_the_same_in_integers(fire, tmp_path, bits, target):
     network, template = fire
