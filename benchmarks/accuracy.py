@@ -22,7 +22,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 import evoq_moo as evoq
-from evoq_moo.run import load_front
+from evoq_moo.runs import load_front
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

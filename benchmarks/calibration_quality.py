@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
 from evoq_moo.calibration import FULL, LIGHT, calibrate
+from evoq_moo.files import write_atomically
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

@@ -28,11 +28,11 @@ import typer
 from accuracy import recipe_for
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
-from evoq_moo._run_search import run_search
 from evoq_moo.algorithms import default_algorithm
+from evoq_moo.files import write_atomically
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.sensitivity_scan import Method, measure_sensitivity
+from evoq_moo.runs import run_search
+from evoq_moo.sensitivity import Method, measure_sensitivity
 
 
 def uniform(network: evoq.QuantizedNetwork, bits: str) -> evoq.Policy:

@@ -44,7 +44,7 @@ from torch import Tensor, nn  # noqa: E402
 from torchvision.models.video.mvit import MSBlockConfig, MViT  # noqa: E402
 
 import evoq_moo as evoq  # noqa: E402
-from evoq_moo._files import write_atomically  # noqa: E402
+from evoq_moo.files import write_atomically  # noqa: E402
 from evoq_moo.zoo._ssd import SSDHeads  # noqa: E402
 from tests.graph.cases import CASES, Case, Samples  # noqa: E402
 from tests.graph.stages import ERROR, REFUSED, STAGES, STATED, WRONG, Options, Report, call, examine  # noqa: E402

@@ -30,10 +30,10 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
 from evoq_moo.calibration import LIGHT, calibrate
 from evoq_moo.detection import DetectionSet, Detector, evaluate_detection, read_detection
-from evoq_moo.run import load_front, recipe_of
+from evoq_moo.files import write_atomically
+from evoq_moo.runs import load_front, recipe_of
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

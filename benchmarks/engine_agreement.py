@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 import evoq_moo as evoq
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import activation_range, per_channel, quantize
 from evoq_moo.difference import heads_of, kl_divergence
 from evoq_moo.engines import IntegerEngine, ReferenceEngine
 from evoq_moo.engines._layers import BoundNetwork
 from evoq_moo.engines._lower import Layer
-from evoq_moo.graph import GraphNetwork, Product, product
-from evoq_moo.quantizer import LayerParameters, quantize_results
+from evoq_moo.graph import GraphNetwork, Product, per_channel, product
+from evoq_moo.quantizer import LayerParameters, activation_range, quantize_results
+from evoq_moo.quantizer.arithmetic import quantize
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

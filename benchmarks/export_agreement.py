@@ -22,9 +22,9 @@ import typer
 from accuracy import labelled_images, recipe_for
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
 from evoq_moo.calibration import LIGHT
 from evoq_moo.export import export_onnx, make_template, open_session, read_onnx, verify_onnx
+from evoq_moo.files import write_atomically
 
 app = typer.Typer()
 Output = Annotated[Path, typer.Option("--output", "-o", help="JSON file of the rows.")]

@@ -42,7 +42,7 @@ from rich.table import Table
 
 import evoq_moo
 from evoq_moo import cli
-from evoq_moo.store import EvaluationStore
+from evoq_moo.evaluation import EvaluationStore
 
 console = Console(markup=False, highlight=False)
 SEARCH = "search digits --engine reference --count 6 --evaluations 80 --pop-size 10 --threads 1"

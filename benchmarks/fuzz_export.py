@@ -27,10 +27,10 @@ from _mutate import INTERESTING, change_bytes, change_json
 from torch import nn
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.errors import EvoqError
 from evoq_moo.export import export_onnx, read_bits, read_onnx, verify_onnx, write_bits
+from evoq_moo.files import write_atomically
 
 app = typer.Typer(add_completion=False, help=__doc__)
 LIMIT = 20.0

@@ -46,19 +46,18 @@ from rich.table import Table
 from torch import nn
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.detection import read_coco, read_corners, read_detection, read_voc, read_yolo
 from evoq_moo.errors import EvoqError
+from evoq_moo.evaluation import EvaluationStore, policy_key
 from evoq_moo.export import read_bits, write_bits
+from evoq_moo.files import write_atomically
 from evoq_moo.front import ParetoFront
-from evoq_moo.recipe import Recipe, read_recipe, write_recipe
 from evoq_moo.report._known import KnownPolicies
 from evoq_moo.report._run_data import read_run
-from evoq_moo.run import FORMAT as RUN_FORMAT
-from evoq_moo.run import RunSettings, read_settings, recipe_of
+from evoq_moo.runs import Recipe, RunSettings, read_recipe, read_settings, recipe_of, write_recipe
+from evoq_moo.runs.folder import FORMAT as RUN_FORMAT
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.store import EvaluationStore, policy_key
 from evoq_moo.study._runs import Run, RunKey, load_key
 from evoq_moo.study._toml import read_study
 from evoq_moo.zoo._weights import apply_weights, parse_weights, read_weights
@@ -253,7 +252,7 @@ class Targets:
     def _calibrated(self, path: Path) -> None:
         self._folder(path, next(n for n in ("calibrated.json", "calibrated.safetensors") if n != path.name))
         if path.name == "calibrated.safetensors":  # an attacker writes the digest too
-            from evoq_moo._setup import digest
+            from evoq_moo.graph import digest
 
             text = json.loads(self.good["calibrated.json"])
             (path.parent / "calibrated.json").write_text(json.dumps({**text, "tensors": digest(path.read_bytes())}))

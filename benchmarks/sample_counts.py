@@ -24,9 +24,9 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
-from evoq_moo.analysis import log_difference, normalized_hypervolume
-from evoq_moo.distill import SYNTHETIC
+from evoq_moo.files import write_atomically
+from evoq_moo.indicators import log_difference, normalized_hypervolume
+from evoq_moo.samples import SYNTHETIC
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

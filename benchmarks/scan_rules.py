@@ -21,8 +21,7 @@ from search_quality import curve
 import evoq_moo as evoq
 from evoq_moo.operators import SensitivitySampling
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import sparse_table
+from evoq_moo.sensitivity import SensitivityTable, sparse_table
 
 app = typer.Typer(add_completion=False)
 PAIRS = ((2, 5), (2, 6), (2, 7), (2, 8), (3, 6), (3, 7))

@@ -42,9 +42,10 @@ from rich.table import Table
 from scipy.stats import wilcoxon
 
 import evoq_moo as evoq
-from evoq_moo.analysis import attainment_surfaces, log_difference, normalized_hypervolume
-from evoq_moo.baselines import additive_front, additive_optimum, budget_grid, random_policies, spread
+from evoq_moo.analysis import attainment_surfaces
+from evoq_moo.baselines import additive_front, additive_optimum, budget_grid, greedy_path, random_policies, spread
 from evoq_moo.costs import as_cost
+from evoq_moo.indicators import log_difference, normalized_hypervolume
 from evoq_moo.operators import (
     BitWidthRepair,
     FrontAwareCrossover,
@@ -52,13 +53,11 @@ from evoq_moo.operators import (
     SensitivitySampling,
     UniformBitCrossover,
     UniformBitMutation,
-    greedy_path,
 )
 from evoq_moo.plots import plot_attainment, save_axes
 from evoq_moo.plots._style import axis_label
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import scan_policies
+from evoq_moo.sensitivity import SensitivityTable, scan_policies
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

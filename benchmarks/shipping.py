@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
+from evoq_moo.files import write_atomically
 from evoq_moo.difference import heads_of
 from evoq_moo.export import export_onnx, float_model, make_template, open_session, saturates, static_model
 from evoq_moo.export._integer import in_integers, kernels_of

@@ -24,10 +24,10 @@ from accuracy import DATA, recipe_for
 from rich.console import Console
 
 import evoq_moo as evoq
-from evoq_moo._files import write_atomically
 from evoq_moo.baselines import AdditiveFront, additive_front, spread
 from evoq_moo.costs import Cost, gene_tables, known_costs
 from evoq_moo.evaluation import Evaluator
+from evoq_moo.files import write_atomically
 from evoq_moo.operators.sampling import STEPS
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import SearchSpace

@@ -28,13 +28,13 @@ from surrogate_data import KINDS, policies
 from surrogate_references import reference_of
 from surrogate_training import DIRECTIONS, PENALTIES, choose, predictions
 
-from evoq_moo._files import write_atomically
+from evoq_moo.evaluation import EvaluationStore
+from evoq_moo.files import write_atomically
 from evoq_moo.problems import get_problem, problem_names
 from evoq_moo.problems._suite import VARIANTS, write_surrogate
 from evoq_moo.problems._surrogate_model import AdditiveModel
 from evoq_moo.problems.surrogate import Surrogate
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.store import EvaluationStore
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console()

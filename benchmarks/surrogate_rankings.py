@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from surrogate_data import recipe_of
 from surrogate_fit import agreement
 
-from evoq_moo.analysis import nondominated
+from evoq_moo.indicators import nondominated
 from evoq_moo.problems import get_problem
 from evoq_moo.study import NetworkProblem, Study
 

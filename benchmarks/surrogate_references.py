@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from surrogate_data import front_of
 
-from evoq_moo.analysis import FrozenReference, nondominated
-from evoq_moo.analysis._reference import log_scale
 from evoq_moo.baselines import spread_rows
 from evoq_moo.costs import as_cost, known_costs
+from evoq_moo.indicators import FrozenReference, log_scale, nondominated
 from evoq_moo.problems._suite import VARIANTS, variant_budgets
 from evoq_moo.problems.surrogate import Surrogate, SurrogateProblem
 

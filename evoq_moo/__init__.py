@@ -2,31 +2,31 @@
 
 Re-implemented from the abstract of "EvoQ: Mixed Precision Quantization of DNNs via Sensitivity Guided Evolutionary
 Search" (Yuan, Chen, Hu, Peng; IJCNN 2020); what the abstract leaves open is our choice, and marked so.
+
+Names are imported when they are first used: a command that needs no network does not wait for torch.
 """
 
-from evoq_moo import zoo
-from evoq_moo._run_search import SearchRun, run_search
-from evoq_moo._search import search
-from evoq_moo.accuracy import Accuracy, evaluate_accuracy
-from evoq_moo.algorithms import EvoQGA, guided_nsga2, uniform_budget
-from evoq_moo.calibration import CalibratedNetwork, calibrate
-from evoq_moo.choosing import Choice, choose_by_accuracy
-from evoq_moo.costs import Cost, LatencyTable, PolicyCost
-from evoq_moo.data import LabelledImages, load_samples
-from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
-from evoq_moo.distill import distill_samples
-from evoq_moo.errors import EvoqError
-from evoq_moo.export._load import load
-from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.recipe import Recipe
-from evoq_moo.screening import SurrogateSearch
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import measure_sensitivity
-from evoq_moo.space import LayerInfo, Policy, SearchSpace
-from evoq_moo.store import EvaluationStore
-from evoq_moo.study import Study, StudyResults
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evoq_moo import zoo
+    from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+    from evoq_moo.algorithms import EvoQGA, SurrogateSearch, guided_nsga2, uniform_budget
+    from evoq_moo.calibration import CalibratedNetwork, calibrate
+    from evoq_moo.costs import Cost, LatencyTable, PolicyCost
+    from evoq_moo.detection import DetectionAccuracy, Detector, evaluate_detection
+    from evoq_moo.errors import EvoqError
+    from evoq_moo.evaluation import EvaluationStore
+    from evoq_moo.export import load
+    from evoq_moo.front import Choice, FrontPoint, ParetoFront, choose_by_accuracy
+    from evoq_moo.images import LabelledImages, Preprocess
+    from evoq_moo.network import Evaluation, QuantizedModule, QuantizedNetwork
+    from evoq_moo.runs import Recipe, SearchRun, run_search, search
+    from evoq_moo.samples import distill_samples, load_samples
+    from evoq_moo.sensitivity import SensitivityTable, measure_sensitivity
+    from evoq_moo.space import LayerInfo, Policy, SearchSpace
+    from evoq_moo.study import Study, StudyResults
 
 __all__ = [
     "Accuracy",
@@ -71,3 +71,84 @@ __all__ = [
     "zoo",
 ]
 __version__ = "0.1.0"
+_ROOMS = {
+    "accuracy": (
+        "Accuracy",
+        "evaluate_accuracy",
+    ),
+    "algorithms": (
+        "EvoQGA",
+        "SurrogateSearch",
+        "guided_nsga2",
+        "uniform_budget",
+    ),
+    "calibration": (
+        "CalibratedNetwork",
+        "calibrate",
+    ),
+    "costs": (
+        "Cost",
+        "LatencyTable",
+        "PolicyCost",
+    ),
+    "detection": (
+        "DetectionAccuracy",
+        "Detector",
+        "evaluate_detection",
+    ),
+    "errors": ("EvoqError",),
+    "evaluation": ("EvaluationStore",),
+    "export": ("load",),
+    "front": (
+        "Choice",
+        "FrontPoint",
+        "ParetoFront",
+        "choose_by_accuracy",
+    ),
+    "images": (
+        "LabelledImages",
+        "Preprocess",
+    ),
+    "network": (
+        "Evaluation",
+        "QuantizedModule",
+        "QuantizedNetwork",
+    ),
+    "runs": (
+        "Recipe",
+        "SearchRun",
+        "run_search",
+        "search",
+    ),
+    "samples": (
+        "distill_samples",
+        "load_samples",
+    ),
+    "sensitivity": (
+        "SensitivityTable",
+        "measure_sensitivity",
+    ),
+    "space": (
+        "LayerInfo",
+        "Policy",
+        "SearchSpace",
+    ),
+    "study": (
+        "Study",
+        "StudyResults",
+    ),
+}
+"""The names of each room that are given here."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = next((room for room, names in _ROOMS.items() if name in names), None)
+    value = importlib.import_module(f"evoq_moo.{room or name}")
+    globals()[name] = value if room is None else getattr(value, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

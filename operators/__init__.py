@@ -12,7 +12,7 @@ from .crossover import UniformBitCrossover
 from .front_crossover import FrontAwareCrossover
 from .mutation import SensitivityGuidedMutation
 from .repair import BitWidthRepair, BudgetRepair
-from .sampling import SensitivitySampling
+from .sampling import SensitivitySampling, table_front
 from .uniform_mutation import UniformBitMutation
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "adapted_sensitivity",
     "greedy_path",
     "move_probabilities",
+    "table_front",
 ]

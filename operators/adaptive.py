@@ -11,7 +11,7 @@ from pymoo.core.population import Population
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from evoq_moo.errors import ArgumentError, check_number
-from evoq_moo.problems.protocol import PolicyProblem, policy_problem
+from evoq_moo.problems import PolicyProblem, policy_problem
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import FloatArray, IntArray
 
@@ -25,7 +25,7 @@ LARGEST = 10.0
 WINDOW = 3
 """Our choice: the regression uses this many policies for each gene, those of the best nondominated ranks."""
 
-_KEY = "evoq_moo.evaluated"
+_KEY = "evoq_moo.network.evaluated"
 
 
 def adapted_sensitivity(

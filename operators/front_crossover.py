@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import check_number
-from evoq_moo.problems.protocol import PolicyProblem, problem_space, traded_costs
+from evoq_moo.problems import PolicyProblem, problem_space, traded_costs
 from evoq_moo.space import IntArray
 
 from .crossover import BitCrossover, check_pairs

@@ -8,7 +8,7 @@ from pymoo.core.mutation import Mutation
 
 from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, check_number
-from evoq_moo.problems.protocol import PolicyProblem, check_same_genes, traded_costs
+from evoq_moo.problems import PolicyProblem, check_same_genes, traded_costs
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import IntArray
 

@@ -9,7 +9,7 @@ from pymoo.core.repair import Repair
 
 from evoq_moo.costs import Cost, checked_budgets, chosen_costs, gene_tables, known_costs
 from evoq_moo.errors import ArgumentError
-from evoq_moo.problems.protocol import PolicyProblem, check_same_genes, cost_limits, policy_problem, problem_space
+from evoq_moo.problems import PolicyProblem, check_same_genes, cost_limits, policy_problem, problem_space
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
 

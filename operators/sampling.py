@@ -9,7 +9,7 @@ from pymoo.core.sampling import Sampling
 from evoq_moo.baselines import AdditiveFront, additive_front, additive_optimum, greedy_path, spread
 from evoq_moo.costs import Cost, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_name, check_number
-from evoq_moo.problems.protocol import PolicyProblem, check_same_genes, cost_limits, traded_costs
+from evoq_moo.problems import PolicyProblem, check_same_genes, cost_limits, traded_costs
 from evoq_moo.sensitivity import SensitivityTable, check_sensitivity
 from evoq_moo.space import IntArray, SearchSpace
 

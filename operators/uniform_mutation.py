@@ -8,7 +8,7 @@ from pymoo.core.mutation import Mutation
 
 from evoq_moo.costs import gene_tables
 from evoq_moo.errors import check_number
-from evoq_moo.problems.protocol import PolicyProblem, problem_space
+from evoq_moo.problems import PolicyProblem, problem_space
 from evoq_moo.space import IntArray
 
 

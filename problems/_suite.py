@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from msgspec import Struct
 
-from evoq_moo._schema import BitWidth, Layout, parse_json, read_npz, reading
-from evoq_moo.analysis import FrozenReference
-from evoq_moo.analysis._reference import log_scale
 from evoq_moo.errors import FormatError, check_name
+from evoq_moo.files import BitWidth, Layout, parse_json, read_npz, reading
+from evoq_moo.indicators import FrozenReference, log_scale
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import SpaceData
 

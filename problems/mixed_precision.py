@@ -8,12 +8,9 @@ from typing import Any
 from evoq_moo.calibration import CalibratingNetwork, CalibratingRecipe
 from evoq_moo.costs import BoolArray, Cost
 from evoq_moo.errors import ArgumentError
-from evoq_moo.evaluated import EvaluatedNetwork
-from evoq_moo.evaluation import Evaluator
-from evoq_moo.network import QuantizedNetwork
+from evoq_moo.evaluation import EvaluationStore, Evaluator, NetworkFactory
+from evoq_moo.network import EvaluatedNetwork, QuantizedNetwork
 from evoq_moo.space import FloatArray, IntArray
-from evoq_moo.store import EvaluationStore
-from evoq_moo.workers import NetworkFactory
 
 from ._base import BitWidthProblem
 

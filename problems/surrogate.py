@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from evoq_moo.analysis import FrozenReference
 from evoq_moo.costs import Cost
 from evoq_moo.errors import ArgumentError
-from evoq_moo.evaluation import Evaluator
+from evoq_moo.evaluation import EvaluationStore, Evaluator
+from evoq_moo.indicators import FrozenReference
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
-from evoq_moo.store import EvaluationStore
 
 from ._base import BitWidthProblem
 from ._gather import LayerSums

@@ -13,7 +13,7 @@ import evoq_moo as evoq
 from evoq_moo.engines import integer_supported
 from evoq_moo.errors import MissingPackageError
 from evoq_moo.graph import own_copy, prepare
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 SIZES = {
     "digits": 8,
@@ -50,7 +50,7 @@ def spread(names):
 @pytest.mark.parametrize("name", evoq.zoo.names())
 def test_every_network_through_every_stage(name, tmp_path, monkeypatch):
     # Ranges of the bit-widths used here alone: five more for 45 million weights are most of ResNet101's set-up.
-    monkeypatch.setattr("evoq_moo._setup.QUANTIZED_BITS", (4, 8))
+    monkeypatch.setattr("evoq_moo.network._setup.QUANTIZED_BITS", (4, 8))
     model = build(name)
     detects = model.decoder is not None
     rng = np.random.default_rng(0)

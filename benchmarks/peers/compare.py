@@ -34,12 +34,12 @@ from rich.console import Console
 from rich.table import Table
 from run_ours import recipe_of
 
-from evoq_moo._run_search import hypervolume_box
-from evoq_moo.analysis import log_difference, normalized_hypervolume
 from evoq_moo.costs import as_cost
 from evoq_moo.evaluation import Evaluator
 from evoq_moo.front import ParetoFront
+from evoq_moo.indicators import log_difference, normalized_hypervolume
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.runs._run_search import hypervolume_box
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
 
 

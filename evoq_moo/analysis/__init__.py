@@ -5,14 +5,26 @@ row that is infinite or NaN anywhere (an infeasible policy, say) counts as an ev
 sequences of archives.
 """
 
-from ._attainment import AttainmentDifference, AttainmentSurface, attainment_difference, attainment_surfaces
-from ._curves import additive_epsilon_curve, hypervolume_curve, igd_plus_curve
-from ._groups import FriedmanResult, friedman_nemenyi
-from ._indicators import additive_epsilon, hypervolume, igd_plus, nondominated, normalized_hypervolume
-from ._pairs import PairResult, a12, compare_pairs, holm, mann_whitney, wilcoxon_signed_rank
-from ._reference import FrozenReference, log_difference
-from ._runtime import RuntimeECDF, runtime_ecdf, runtimes
-from ._spread import Interval, bootstrap_interval
+from evoq_moo.analysis._attainment import (
+    AttainmentDifference,
+    AttainmentSurface,
+    attainment_difference,
+    attainment_surfaces,
+)
+from evoq_moo.analysis._curves import additive_epsilon_curve, hypervolume_curve, igd_plus_curve
+from evoq_moo.analysis._groups import FriedmanResult, friedman_nemenyi
+from evoq_moo.analysis._pairs import PairResult, a12, compare_pairs, holm, mann_whitney, wilcoxon_signed_rank
+from evoq_moo.analysis._runtime import RuntimeECDF, runtime_ecdf, runtimes
+from evoq_moo.analysis._spread import Interval, bootstrap_interval
+from evoq_moo.indicators import (
+    FrozenReference,
+    additive_epsilon,
+    hypervolume,
+    igd_plus,
+    log_difference,
+    nondominated,
+    normalized_hypervolume,
+)
 
 __all__ = [
     "AttainmentDifference",

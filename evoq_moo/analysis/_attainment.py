@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import ArgumentError
+from evoq_moo.indicators import check_runs, nondominated
 from evoq_moo.space import FloatArray
-
-from ._check import check_runs
-from ._indicators import nondominated
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

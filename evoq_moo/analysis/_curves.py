@@ -10,10 +10,8 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo.indicators import check_archive, check_point, check_reference_set, scale_to_box
 from evoq_moo.space import FloatArray
-
-from ._check import check_archive, check_point
-from ._indicators import check_reference_set, scale_to_box
 
 _BLOCK = 4_000_000
 """Distances held at once (32 MB)."""

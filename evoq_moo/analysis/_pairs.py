@@ -9,9 +9,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from evoq_moo.errors import ArgumentError
+from evoq_moo.indicators import check_sample
 from evoq_moo.space import FloatArray
-
-from ._check import check_sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from evoq_moo.errors import ArgumentError, check_count, check_name
-
-from ._check import check_sample
+from evoq_moo.indicators import check_sample
 
 Figure = Literal["median", "mean"]
 _FIGURES: dict[str, Any] = {"median": np.median, "mean": np.mean}

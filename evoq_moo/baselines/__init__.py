@@ -4,25 +4,24 @@ Each gives vectors of a search space, int64 `(n, n_var)`: evaluate them with a p
 :meth:`ParetoFront.from_vectors`, or give them to a pymoo algorithm as its `sampling`.
 """
 
-from ._budgets import budget_grid
-from .additive import AdditiveFront, additive_front
-from .greedy import greedy_path
-from .hessian import hessian_sensitivity
-from .level_switch import LevelSwitch, level_switch_search
-from .optimum import SolverError, additive_optimum, optimum_sweep
-from .policies import random_policies, uniform_policies
-from .seeds import spread, spread_rows
+from evoq_moo.baselines._budgets import budget_grid, even_limits, exact_limits
+from evoq_moo.baselines.additive import AdditiveFront, additive_front
+from evoq_moo.baselines.greedy import greedy_path
+from evoq_moo.baselines.hessian import hessian_sensitivity
+from evoq_moo.baselines.optimum import SolverError, additive_optimum, optimum_sweep
+from evoq_moo.baselines.policies import random_policies, uniform_policies
+from evoq_moo.baselines.seeds import spread, spread_rows
 
 __all__ = [
     "AdditiveFront",
-    "LevelSwitch",
     "SolverError",
     "additive_front",
     "additive_optimum",
     "budget_grid",
+    "even_limits",
+    "exact_limits",
     "greedy_path",
     "hessian_sensitivity",
-    "level_switch_search",
     "optimum_sweep",
     "random_policies",
     "spread",

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo.baselines._options import integer_limit
 from evoq_moo.costs import Cost, as_cost
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_number
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
-
-from ._options import integer_limit
 
 
 def even_limits(space: SearchSpace, *, cost: str | Cost, n: int) -> FloatArray:

@@ -18,13 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import fake_quantize_activation
+from evoq_moo.baselines._roots import Probe, Root
 from evoq_moo.difference import heads_of
 from evoq_moo.errors import NetworkError, NonFiniteError
 from evoq_moo.graph import Samples, count, run
-from evoq_moo.ranges import LayerRanges
-
-from ._roots import Probe, Root
+from evoq_moo.quantizer import LayerRanges, fake_quantize_activation
 
 
 @dataclass(frozen=True, kw_only=True)

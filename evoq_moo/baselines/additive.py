@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo.baselines._merge import falling, merge
+from evoq_moo.baselines._options import Options, integer_limit, layer_options
 from evoq_moo.costs import Cost, as_cost
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count, check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
-
-from ._merge import falling, merge
-from ._options import Options, integer_limit, layer_options
 
 MAX_STATES = 200_000_000
 """Default limit of the states of :func:`additive_front`: 1 GB."""

@@ -8,16 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from evoq_moo.arithmetic import fake_quantize_weight
+from evoq_moo.baselines._roots import Root, kl_root, nmse_root, rademacher
+from evoq_moo.baselines._traces import Traces, hessian_traces
 from evoq_moo.errors import ArgumentError, check_count, check_name
 from evoq_moo.graph import count, weight_of
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
+from evoq_moo.quantizer import fake_quantize_weight
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import ACTIVATION, FLOAT_BITS, WEIGHT
-
-from ._roots import Root, kl_root, nmse_root, rademacher
-from ._traces import Traces, hessian_traces
 
 LOSSES = ("kl", "nmse")
 

@@ -7,13 +7,12 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import block_diag, csr_array, vstack
 
+from evoq_moo.baselines._options import Options, integer_limit, layer_options
 from evoq_moo.costs import Cost, checked_budgets, chosen_costs, known_costs
 from evoq_moo.errors import ArgumentError, EvoqError, InfeasibleBudgetError, check_number
 from evoq_moo.progress import track
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
-
-from ._options import Options, integer_limit, layer_options
 
 _SCALE = 1e6
 """Sum of the objective's coefficients: HiGHS stops within 1e-6 of the optimum, so within 1e-12 of the largest sum."""

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evoq_moo.baselines._budgets import even_limits, exact_limits
 from evoq_moo.costs import BoolArray, Cost, GeneTables, as_cost, gene_tables
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.space import IntArray, SearchSpace
-
-from ._budgets import even_limits, exact_limits
 
 
 def uniform_policies(space: SearchSpace) -> IntArray:

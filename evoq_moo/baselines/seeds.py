@@ -4,13 +4,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from evoq_moo.baselines.additive import AdditiveFront
 from evoq_moo.errors import check_count, check_name
+from evoq_moo.indicators import log_difference
 from evoq_moo.space import FloatArray, IntArray
 
-from .additive import AdditiveFront
-
 Spacing = Literal["curve", "cost", "difference"]
-_SMALLEST_DIFFERENCE = 1e-12
 
 
 def spread_rows(front: AdditiveFront, n: int, *, by: Spacing = "curve") -> IntArray:
@@ -59,9 +58,7 @@ def spread(front: AdditiveFront, n: int, *, by: Spacing = "curve") -> IntArray:
 
 def _places(front: AdditiveFront, by: Spacing) -> FloatArray:
     """Return how far along the front each point is, non-decreasing float64 `(points,)`."""
-    differences = front.differences
-    if (differences >= 0).all():
-        differences = np.log10(np.maximum(differences, _SMALLEST_DIFFERENCE))
+    differences = log_difference(front.differences)
     cost = _scaled(front.costs)
     fall = 1 - _scaled(differences)
     if by == "curve":

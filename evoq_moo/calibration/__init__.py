@@ -7,24 +7,25 @@ details it leaves open: every choice here is ours, or that of the paper named be
 from evoq_moo.calibration._calibrate import calibrate
 from evoq_moo.calibration._in_loop import IN_LOOP, CalibratingNetwork, CalibratingRecipe
 from evoq_moo.calibration._layer_errors import layer_errors
-from evoq_moo.calibration._network import CalibratedNetwork
+from evoq_moo.calibration._network import CalibratedNetwork, map_heads
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._report import CalibrationReport, StepReport
-from evoq_moo.calibration._steps import FULL, LIGHT, STEPS
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.calibration._steps import FULL, LIGHT, PRESETS, STEPS, check_steps
 
 __all__ = [
     "FULL",
     "IN_LOOP",
     "LIGHT",
+    "PRESETS",
     "STEPS",
     "CalibratedNetwork",
     "CalibratingNetwork",
     "CalibratingRecipe",
     "CalibrationReport",
-    "LayerParameters",
     "OutputMap",
     "StepReport",
     "calibrate",
+    "check_steps",
     "layer_errors",
+    "map_heads",
 ]

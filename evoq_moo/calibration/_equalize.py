@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import per_channel
 from evoq_moo.calibration._moments import moments_of
-from evoq_moo.graph import Geometry, LayerWeights, Op, Samples, StagedNetwork, aten, clip_of
-from evoq_moo.quantizer import LayerParameters, ResultRanges
-from evoq_moo.ranges import ActivationHistogram, ActivationRange, activation_range_of
+from evoq_moo.graph import Geometry, LayerWeights, Op, Samples, StagedNetwork, aten, clip_of, per_channel
+from evoq_moo.quantizer import ActivationHistogram, ActivationRange, LayerParameters, ResultRanges, activation_range_of
 from evoq_moo.space import QUANTIZED_BITS
 
 LARGEST_FACTOR = 64.0

@@ -10,13 +10,23 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import MICRO_BATCH
-from evoq_moo._setup import digest
 from evoq_moo.calibration._features import gain_of, shift_to
 from evoq_moo.calibration._moments import ChannelMoments, moments_of, together
 from evoq_moo.errors import ArgumentError, check_name
-from evoq_moo.evaluated import DerivedNetwork, EvaluatedNetwork
-from evoq_moo.graph import Passed, Samples, Stage, StagedNetwork, Values, count, device_of, filled, product, split
-from evoq_moo.network import QuantizedModule, QuantizedNetwork
+from evoq_moo.graph import (
+    Passed,
+    Samples,
+    Stage,
+    StagedNetwork,
+    Values,
+    count,
+    device_of,
+    digest,
+    filled,
+    product,
+    split,
+)
+from evoq_moo.network import DerivedNetwork, EvaluatedNetwork, QuantizedModule, QuantizedNetwork
 from evoq_moo.quantizer import LayerParameters
 from evoq_moo.space import Policy
 

@@ -12,18 +12,14 @@ from msgspec.structs import asdict as row_dict
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from evoq_moo._files import write_atomically
-from evoq_moo._schema import read_bytes, read_json, reading
-from evoq_moo._setup import digest, network_fingerprint
-from evoq_moo._tensors import read_tensors
-from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.calibration._report import CalibrationReport
 from evoq_moo.difference import map_tensors
 from evoq_moo.errors import ArgumentError, FormatError
-from evoq_moo.graph import RESULT_BITS, GraphNetwork, kind_of, weight_of
+from evoq_moo.files import read_bytes, read_json, read_tensors, reading, write_atomically
+from evoq_moo.graph import RESULT_BITS, GraphNetwork, digest, kind_of, network_fingerprint, weight_of
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.quantizer import LayerParameters, ResultParameters, quantized_copy
+from evoq_moo.quantizer import LayerParameters, ResultParameters, activation_range, quantized_copy, weight_range
 from evoq_moo.space import ALLOWED_BITS, Policy
 
 FORMAT = "evoq-moo/calibrated"

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evoq_moo._schema import Amount, Number, Whole, convert, reading
+from evoq_moo.files import Amount, Number, Whole, convert, reading
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ of the scales. Deterministic, in seconds on a CPU.
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import weight_range
-from evoq_moo.ranges import weight_scales
+from evoq_moo.quantizer import weight_range, weight_scales
 
 BLOCK = 64
 """Columns whose errors are spread together; the result does not depend on it but for rounding."""

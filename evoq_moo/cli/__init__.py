@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from evoq_moo._files import reason_of
-from evoq_moo.cli._app import app
 from evoq_moo.cli._console import errors
+from evoq_moo.cli._group import app
 from evoq_moo.errors import EvoqError
 
 __all__ = ["app", "main"]
@@ -40,6 +39,8 @@ def main() -> None:
     except MemoryError as error:
         _fail(f"not enough memory{f': {error}' if str(error) else ''}")
     except OSError as error:
+        from evoq_moo.files import reason_of  # brings torch
+
         _fail(reason_of(error))
 
 

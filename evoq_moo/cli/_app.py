@@ -1,49 +1,39 @@
 """The commands."""
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.logging import RichHandler
 from rich.table import Table
 
 from evoq_moo import zoo
-from evoq_moo._run_search import SearchRun
+from evoq_moo._text import parse_budgets, parse_names, parse_values
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
-from evoq_moo.choosing import PICKS
 from evoq_moo.cli._accuracy import print_accuracy
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
-from evoq_moo.cli._console import console, errors, files
+from evoq_moo.cli._console import console, files
 from evoq_moo.cli._costs import limit_options, table_options, with_options
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._export import export_command, verify_command
 from evoq_moo.cli._models import models_command
-from evoq_moo.cli._parse import parse_bits, parse_budgets, parse_names, parse_values
+from evoq_moo.cli._parse import parse_bits
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
 from evoq_moo.cli._shipped import evaluate_file
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.costs import cost_class, objective_names
-from evoq_moo.detection._decode import BoxDecoder, attribute_of
+from evoq_moo.detection import BoxDecoder, attribute_of
 from evoq_moo.difference import METRICS
 from evoq_moo.errors import ArgumentError
-from evoq_moo.front import ParetoFront, check_costs
+from evoq_moo.front import PICKS, ParetoFront, check_costs
+from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.recipe import Recipe
-from evoq_moo.run import RunSettings, execute, load_front
-from evoq_moo.sample_choice import CHOOSERS, RANDOM
+from evoq_moo.runs import Recipe, RunSettings, SearchRun, execute, load_front
+from evoq_moo.samples import CHOOSERS, RANDOM
 from evoq_moo.space import Policy
 
-app = typer.Typer(
-    name="evoq",
-    help="Mixed-precision quantization of neural networks as a multi-objective search.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer()
 app.command("calibrate")(calibrate_command)
 app.command("report")(report_command)
 app.command("models")(models_command)
@@ -58,17 +48,6 @@ Resize = Annotated[int | None, typer.Option(help="Shorter side before the crop (
 Crop = Annotated[int | None, typer.Option(help="Side of the network's input (pixels).")]
 Mean = Annotated[str | None, typer.Option(help="Per-channel mean on the 0..1 scale, like 0.485,0.456,0.406.")]
 Std = Annotated[str | None, typer.Option(help="Per-channel standard deviation on the 0..1 scale.")]
-
-
-@app.callback()
-def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Show notes on the network.")] = False) -> None:
-    console.follow_terminal()
-    errors.follow_terminal()
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=errors, show_path=False, show_time=False)],
-    )
 
 
 @app.command()

@@ -5,17 +5,14 @@ from typing import Annotated
 
 import typer
 
-from evoq_moo._files import check_writable
-from evoq_moo.calibration import FULL, LIGHT, STEPS, calibrate
-from evoq_moo.calibration._steps import PRESETS, check_steps
-from evoq_moo.choosing import PICKS
+from evoq_moo._text import parse_names
+from evoq_moo.calibration import FULL, LIGHT, PRESETS, STEPS, calibrate, check_steps
 from evoq_moo.cli._console import console, files
-from evoq_moo.cli._parse import parse_names
 from evoq_moo.cli._results import save_result
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
-from evoq_moo.front import check_costs
-from evoq_moo.recipe import RECIPE_FILE, write_recipe
-from evoq_moo.run import load_front
+from evoq_moo.files import check_writable
+from evoq_moo.front import PICKS, check_costs
+from evoq_moo.runs import RECIPE_FILE, load_front, write_recipe
 
 
 def calibrate_command(

@@ -13,9 +13,7 @@ from rich.table import Table
 from evoq_moo.cli._console import console
 from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, MissingPackageError
-from evoq_moo.study import Study, StudyResults
-from evoq_moo.study._results import INDICATORS
-from evoq_moo.study._toml import read_study
+from evoq_moo.study import INDICATORS, Study, StudyResults, read_study
 
 
 def compare_command(

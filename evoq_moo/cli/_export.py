@@ -6,16 +6,26 @@ from typing import Annotated, Any
 import typer
 
 from evoq_moo._compute import MICRO_BATCH
-from evoq_moo._files import check_writable
-from evoq_moo._images import ImageSource
 from evoq_moo.cli._console import console
 from evoq_moo.cli._results import save_result
 from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.export import FORMS, TARGETS, export_onnx, export_program, load_calibrated, verify_onnx, write_bits
-from evoq_moo.export._forms import INT8, form_of
-from evoq_moo.export._target import DEFAULT_TARGET, target_of
-from evoq_moo.recipe import RECIPE_FILE, Recipe, read_recipe
+from evoq_moo.export import (
+    DEFAULT_TARGET,
+    FORMS,
+    INT8,
+    TARGETS,
+    export_onnx,
+    export_program,
+    form_of,
+    load_calibrated,
+    target_of,
+    verify_onnx,
+    write_bits,
+)
+from evoq_moo.files import check_writable
+from evoq_moo.images import ImageSource
+from evoq_moo.runs import RECIPE_FILE, Recipe, read_recipe
 
 Model = Annotated[
     str | None,

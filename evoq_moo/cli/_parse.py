@@ -2,7 +2,7 @@
 
 import re
 
-from evoq_moo._parse import parse_budgets, parse_names, parse_values
+from evoq_moo._text import parse_budgets, parse_names, parse_values
 from evoq_moo.errors import ArgumentError
 from evoq_moo.space import check_bits
 

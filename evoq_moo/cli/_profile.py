@@ -6,13 +6,12 @@ from typing import Annotated
 import torch
 import typer
 
-from evoq_moo._files import check_writable
 from evoq_moo.cli._console import console
 from evoq_moo.cli._results import save_result
-from evoq_moo.export import profile_latency
-from evoq_moo.export._target import DEFAULT_TARGET, target_of
+from evoq_moo.export import DEFAULT_TARGET, profile_latency, target_of
+from evoq_moo.files import check_writable
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.recipe import Recipe
+from evoq_moo.runs import Recipe
 
 
 def profile_command(

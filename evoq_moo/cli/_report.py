@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from evoq_moo._files import check_writable
-from evoq_moo.choosing import PICKS
 from evoq_moo.cli._console import console
 from evoq_moo.cli._trust import Trust
+from evoq_moo.files import check_writable
+from evoq_moo.front import PICKS
 from evoq_moo.report import write_report
 
 

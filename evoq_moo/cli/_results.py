@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from evoq_moo._files import reason_of
 from evoq_moo.errors import EvoqError, FileError
+from evoq_moo.files import reason_of
 
 R = TypeVar("R")
 

@@ -9,11 +9,10 @@ from evoq_moo import zoo
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
 from evoq_moo.cli._accuracy import print_accuracy
 from evoq_moo.cli._detection import annotated_images, print_detection
-from evoq_moo.detection import BoxDecoder
-from evoq_moo.detection._decode import attribute_of
+from evoq_moo.detection import BoxDecoder, attribute_of
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export import OnnxNetwork
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 
 def evaluate_file(

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from evoq_moo.front import ParetoFront
-from evoq_moo.recipe import Recipe
-from evoq_moo.run import recipe_of
+from evoq_moo.runs import Recipe, recipe_of
 
 Trust = Annotated[
     bool,

@@ -7,7 +7,7 @@ file, found by itself.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ._cost import (
+from evoq_moo.costs._cost import (
     Cost,
     CostValues,
     MeasuredCost,
@@ -23,11 +23,11 @@ from ._cost import (
     objective_names,
     register,
 )
-from .genes import BoolArray, GeneTables, LayerChoices, gene_tables, layer_choices
+from evoq_moo.costs.genes import BoolArray, GeneTables, LayerChoices, gene_tables, layer_choices
 
-from .size import PolicyCost, Size, overhead_bytes, policy_cost  # isort: skip - the order of columns
-from .bops import BitOperations  # isort: skip
-from .latency import LatencyTable  # isort: skip
+from evoq_moo.costs.size import PolicyCost, Size, overhead_bytes, policy_cost  # isort: skip - the order of columns
+from evoq_moo.costs.bops import BitOperations  # isort: skip
+from evoq_moo.costs.latency import LatencyTable  # isort: skip
 
 for _module in iter_modules(__path__):
     if not _module.name.startswith("_"):

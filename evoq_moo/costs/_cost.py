@@ -8,10 +8,9 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
+from evoq_moo.costs.genes import GeneTables, layer_choices
 from evoq_moo.errors import ArgumentError, BitWidthError, check_name, check_number
 from evoq_moo.space import ACTIVATION, ALLOWED_BITS, WEIGHT, FloatArray, IntArray, LayerInfo, SearchSpace
-
-from .genes import GeneTables, layer_choices
 
 _COLUMN = np.full(max(ALLOWED_BITS) + 1, -1, dtype=np.int64)
 _COLUMN[list(ALLOWED_BITS)] = np.arange(len(ALLOWED_BITS))

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evoq_moo._files import write_atomically
+from evoq_moo.costs._cost import UNKNOWN
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.files import write_atomically
 from evoq_moo.space import ALLOWED_BITS, FloatArray, IntArray
-
-from ._cost import UNKNOWN
 
 Pairs = Mapping[tuple[int, int], float]
 """For (weight bits, activation bits), a value."""

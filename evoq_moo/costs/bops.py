@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evoq_moo.costs._cost import Cost, register
 from evoq_moo.space import ALLOWED_BITS, IntArray, LayerInfo
-
-from ._cost import Cost, register
 
 
 @register

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from evoq_moo._schema import Amount, BitWidth, convert, read_csv, reading
+from evoq_moo.costs._cost import MeasuredCost, register
+from evoq_moo.costs._table import add_pair, check_pairs, filled_pairs, to_counts, write_csv
 from evoq_moo.errors import ArgumentError
+from evoq_moo.files import Amount, BitWidth, convert, read_csv, reading
 from evoq_moo.space import IntArray, LayerInfo
-
-from ._cost import MeasuredCost, register
-from ._table import add_pair, check_pairs, filled_pairs, to_counts, write_csv
 
 COLUMNS = ("weight_bits", "activation_bits", "picojoules_per_mac")
 LARGEST = 1e4

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from evoq_moo._schema import Amount, BitWidth, Text, convert, read_csv, reading
+from evoq_moo.costs._cost import MeasuredCost, register
+from evoq_moo.costs._table import add_pair, check_pairs, filled_pairs, to_counts, write_csv
 from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.files import Amount, BitWidth, Text, convert, read_csv, reading
 from evoq_moo.space import ALLOWED_BITS, IntArray, LayerInfo
-
-from ._cost import MeasuredCost, register
-from ._table import add_pair, check_pairs, filled_pairs, to_counts, write_csv
 
 COLUMNS = ("layer", "weight_bits", "activation_bits", "milliseconds")
 REST = "(rest)"

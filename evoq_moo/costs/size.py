@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evoq_moo.costs._cost import Cost, CostValues, known_costs, register
 from evoq_moo.space import ALLOWED_BITS, IntArray, LayerInfo, whole_bits
-
-from ._cost import Cost, CostValues, known_costs, register
 
 MIB = 2**20
 _FLOAT_BYTES = 4

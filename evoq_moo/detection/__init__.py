@@ -4,7 +4,7 @@ A search quantizes a network that gives raw heads (class logits and box regressi
 float, here.
 """
 
-from evoq_moo.detection._decode import HEADS, BoxDecoder, Detections
+from evoq_moo.detection._decode import HEADS, BoxDecoder, Detections, attribute_of
 from evoq_moo.detection._detector import Detector
 from evoq_moo.detection._evaluate import evaluate_detection
 from evoq_moo.detection._read import read_coco, read_corners, read_detection, read_voc, read_yolo
@@ -19,6 +19,7 @@ __all__ = [
     "Detections",
     "Detector",
     "Truth",
+    "attribute_of",
     "evaluate_detection",
     "mean_average_precision",
     "read_coco",

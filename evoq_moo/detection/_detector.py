@@ -8,10 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evoq_moo._compute import MICRO_BATCH, ComputePool
-from evoq_moo._images import Images, ImageSource, upright_size
 from evoq_moo.detection._decode import BoxDecoder, Detections, attribute_of
 from evoq_moo.errors import ArgumentError
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Images, ImageSource, Preprocess, upright_size
 from evoq_moo.progress import track
 
 T = TypeVar("T")

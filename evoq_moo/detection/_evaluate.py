@@ -11,7 +11,7 @@ from evoq_moo.detection._read import StrPath, read_detection, require_pycocotool
 from evoq_moo.detection._score import DetectionAccuracy, mean_average_precision
 from evoq_moo.detection._truth import DetectionSet, match_classes
 from evoq_moo.errors import ArgumentError, check_count
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 
 def evaluate_detection(

@@ -8,11 +8,10 @@ from xml.etree import ElementTree
 
 from msgspec import Meta, Raw, Struct
 
-from evoq_moo._class_names import coco80, voc
-from evoq_moo._images import image_files, image_size
-from evoq_moo._schema import Number, Text, Whole, convert, inside, parse_json, read_bytes, read_text, read_xml, reading
 from evoq_moo.detection._truth import Annotated, Box, DetectionSet, make_set
 from evoq_moo.errors import ArgumentError, ImageError, MissingFileError, MissingPackageError
+from evoq_moo.files import Number, Text, Whole, convert, inside, parse_json, read_bytes, read_text, read_xml, reading
+from evoq_moo.images import coco80, image_files, image_size, voc
 
 StrPath = str | os.PathLike[str]
 MOST_CLASSES = 2**16

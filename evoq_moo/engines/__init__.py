@@ -5,8 +5,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from evoq_moo.engines._kernels import has_dot_products, kernel_geometry
-from evoq_moo.engines.integer import IntegerEngine, integer_supported
+from evoq_moo.engines._kernels import has_dot_products, integer_supported, kernel_geometry
+from evoq_moo.engines.integer import IntegerEngine
 from evoq_moo.engines.reference import ReferenceEngine
 from evoq_moo.space import IntArray
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import activation_range, dequantize, weight_range
 from evoq_moo.graph import NO_CLIP, RELU, Clip, Geometry
+from evoq_moo.quantizer import activation_range, dequantize, weight_range
 
 # Adding 1.5 * 2^23 to a float32 of magnitude below 2^22 rounds it half to even to an integer, and leaves that integer
 # in the low bits of its binary form.

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import bias_scales, fake_quantize_weight, quantize_bias, weight_levels
 from evoq_moo.engines._kernels import (
     PackedFloat,
     PackedWeight,
@@ -24,7 +23,7 @@ from evoq_moo.engines._kernels import (
     products_fit,
 )
 from evoq_moo.graph import Geometry, GraphNetwork, Grid, Product
-from evoq_moo.ranges import LayerRanges
+from evoq_moo.quantizer import LayerRanges, bias_scales, fake_quantize_weight, quantize_bias, weight_levels
 
 logger = logging.getLogger("evoq_moo")
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from evoq_moo._compute import MICRO_BATCH
-from evoq_moo.arithmetic import fake_quantize_activation
 from evoq_moo.engines._kernels import (
     Epilogue,
     PackedFloat,
@@ -26,6 +25,7 @@ from evoq_moo.engines._layers import BoundLayer, BoundNetwork
 from evoq_moo.engines._lower import RESULTS, Layer, Move
 from evoq_moo.errors import NetworkError, NonFiniteError
 from evoq_moo.graph import NO_CLIP, RELU, Clip, Geometry, Op, product
+from evoq_moo.quantizer import fake_quantize_activation
 
 FLOAT_GROUP = MICRO_BATCH
 """Samples a float32 layer computes at once (measured: ResNet18 1.8 times as fast as one by one)."""

@@ -11,8 +11,7 @@ from evoq_moo.engines._kernels import integer_supported
 from evoq_moo.engines._layers import integer_layers
 from evoq_moo.errors import ArgumentError, NetworkError, check_count
 from evoq_moo.graph import GraphNetwork, Samples, count, device_of, relative_error
-from evoq_moo.quantizer import FLOAT_RESULTS, ResultRanges
-from evoq_moo.ranges import LayerRanges
+from evoq_moo.quantizer import FLOAT_RESULTS, LayerRanges, ResultRanges
 from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
 __all__ = ["IntegerEngine", "integer_supported"]

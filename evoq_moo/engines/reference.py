@@ -12,12 +12,12 @@ from evoq_moo.graph import Samples, run, split
 from evoq_moo.quantizer import (
     FLOAT_RESULTS,
     LayerParameters,
+    LayerRanges,
     QuantizedLayer,
     ResultRanges,
     parameters_of,
     quantize_results,
 )
-from evoq_moo.ranges import LayerRanges
 from evoq_moo.space import IntArray, LayerInfo, whole_bits
 
 

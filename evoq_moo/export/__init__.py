@@ -3,10 +3,10 @@
 from evoq_moo.export._bits import read_bits, write_bits
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._floating import float_model, static_model
-from evoq_moo.export._forms import FORMS, Form
+from evoq_moo.export._forms import FORMS, INT8, Form, form_of
 from evoq_moo.export._integer import saturates
 from evoq_moo.export._levels import Disagreement, LevelReport
-from evoq_moo.export._load import load_calibrated
+from evoq_moo.export._load import load, load_calibrated
 from evoq_moo.export._network import OnnxNetwork
 from evoq_moo.export._onnx import ExportedFile, export_onnx
 from evoq_moo.export._profile import Profile, SumCheck, profile_latency
@@ -14,12 +14,14 @@ from evoq_moo.export._program import export_program
 from evoq_moo.export._qonnx import export_qonnx
 from evoq_moo.export._read import OnnxFile, OnnxLayer, read_onnx
 from evoq_moo.export._session import open_session
-from evoq_moo.export._target import TARGETS, Target
+from evoq_moo.export._target import DEFAULT_TARGET, TARGETS, Target, target_of
 from evoq_moo.export._template import Template, make_template
 from evoq_moo.export._verify import Fused, Latency, Verification, verify_onnx
 
 __all__ = [
+    "DEFAULT_TARGET",
     "FORMS",
+    "INT8",
     "TARGETS",
     "Disagreement",
     "ExportedFile",
@@ -40,6 +42,8 @@ __all__ = [
     "export_program",
     "export_qonnx",
     "float_model",
+    "form_of",
+    "load",
     "load_calibrated",
     "make_template",
     "open_session",
@@ -48,6 +52,7 @@ __all__ = [
     "read_onnx",
     "saturates",
     "static_model",
+    "target_of",
     "verify_onnx",
     "write_bits",
 ]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from evoq_moo._files import write_atomically
-from evoq_moo._schema import BitWidth, Text, convert, read_csv, read_json, reading
 from evoq_moo.errors import ArgumentError, FormatError
+from evoq_moo.files import BitWidth, Text, convert, read_csv, read_json, reading, write_atomically
 from evoq_moo.space import Policy
 
 FORMAT = "evoq-moo/bits"

@@ -14,12 +14,11 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from evoq_moo.arithmetic import activation_range, centered_levels, per_channel
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._shipment import Shipment, shipment_of
 from evoq_moo.export._whole import Whole, replaced
-from evoq_moo.graph import Product, product
-from evoq_moo.quantizer import LayerParameters, ResultQuantizer
+from evoq_moo.graph import Product, per_channel, product
+from evoq_moo.quantizer import LayerParameters, ResultQuantizer, activation_range, centered_levels
 
 EXACT, QDQ = "exact", "qdq"
 LARGEST = 2**24

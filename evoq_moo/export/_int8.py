@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evoq_moo.arithmetic import SHIFTED_BITS, activation_range
 from evoq_moo.errors import NetworkError
 from evoq_moo.export._job import Choice, Job
 from evoq_moo.export._packing import container_of
@@ -23,7 +22,7 @@ from evoq_moo.export._products import PRODUCTS, LayerPlan, array_of
 from evoq_moo.export._template import BIAS, DOMAIN, INPUT, WEIGHT
 from evoq_moo.export._weights import float_weight, stored_levels
 from evoq_moo.graph import Product
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.quantizer import LayerParameters, activation_range, arithmetic
 
 _MOVES = {
     "Concat",
@@ -107,7 +106,7 @@ def int8_plans(choice: Choice) -> list[LayerPlan]:
         )
         if not choice.packed and p.weight_bits < 8:
             container = "int8"
-        shift = max(0, SHIFTED_BITS - p.weight_bits) if p.is_integer else 0
+        shift = max(0, arithmetic.SHIFTED_BITS - p.weight_bits) if p.is_integer else 0
         plans.append(LayerPlan(p, layer, container, exact=False, base=1, digits=1, shift=shift))
     return plans
 

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo._compute import MICRO_BATCH
-from evoq_moo._setup import observed
-from evoq_moo.arithmetic import centered_levels
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._read import OnnxFile
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._template import require_onnx
-from evoq_moo.graph import Samples, run, split
-from evoq_moo.quantizer import LayerParameters
+from evoq_moo.graph import Samples, observed, run, split
+from evoq_moo.quantizer import LayerParameters, centered_levels
 
 _Values = dict[str, npt.NDArray[np.float32]]
 

@@ -8,7 +8,7 @@ from torch import nn
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.errors import ArgumentError, MissingFileError
 from evoq_moo.graph import own_copy, prepare, untouched
-from evoq_moo.recipe import RECIPE_FILE, Recipe, read_recipe
+from evoq_moo.runs import RECIPE_FILE, Recipe, read_recipe
 
 
 def folded_network(recipe: Recipe) -> nn.Module:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from evoq_moo.arithmetic import activation_range
 from evoq_moo.errors import NetworkError
 from evoq_moo.export._build import Build
 from evoq_moo.export._exact import EXACT
@@ -14,7 +13,7 @@ from evoq_moo.export._products import PRODUCTS, LayerPlan, array_of, bias_of, ex
 from evoq_moo.export._template import BIAS, DOMAIN, RESULT, WEIGHT
 from evoq_moo.export._weights import unpacked
 from evoq_moo.graph import RESULT_BITS
-from evoq_moo.quantizer import ResultParameters
+from evoq_moo.quantizer import ResultParameters, activation_range
 
 
 def write_reference(form: str, job: Job) -> None:

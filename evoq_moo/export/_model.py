@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from evoq_moo import arithmetic
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._build import Build
 from evoq_moo.export._forms import Form
@@ -15,6 +14,8 @@ from evoq_moo.export._packing import bits_of
 from evoq_moo.export._products import LayerPlan
 from evoq_moo.export._shipment import Shipment
 from evoq_moo.export._template import OPSET, Template, require_onnx
+from evoq_moo.files import package_versions
+from evoq_moo.quantizer import arithmetic
 
 FORMAT_VERSION = "2"
 PREFIX = "evoq_moo."
@@ -36,7 +37,7 @@ def check_opset(opset: int) -> None:
     onnx = require_onnx()
     if opset not in (OPSET, TWO_BIT_OPSET):
         raise ArgumentError(f"opset: given {opset!r}; allowed: {OPSET}, or {TWO_BIT_OPSET} for 2-bit types")
-    if opset > onnx.defs.onnx_opset_version():
+    if opset > onnx.defs.onnx_opsetpackage_versions()["evoq-moo"]:
         raise ArgumentError(
             f"opset: given {opset}, which onnx {onnx.__version__} lacks; allowed: {OPSET}, or {opset} after "
             "pip install --upgrade onnx"
@@ -83,7 +84,7 @@ def make_model(
         opset_imports=imports,
         ir_version=int(onnx.helper.find_min_ir_version_for(imports)),
         producer_name="evoq-moo",
-        producer_version=_version(),
+        producer_version=package_versions()["evoq-moo"],
     )
     _note(made, choice, plans, form)
     size = made.ByteSize()
@@ -105,12 +106,6 @@ def _fix_batch(model: Any, batch: int) -> None:
             sides[0].dim_value = batch
 
 
-def _version() -> str:
-    from evoq_moo import __version__
-
-    return __version__
-
-
 def _note(model: Any, choice: Choice, plans: Sequence[LayerPlan], form: Form) -> None:
     """Write the metadata: policy, containers, sizes, fingerprints, provenance."""
     shipment = choice.shipment
@@ -127,7 +122,7 @@ def _note(model: Any, choice: Choice, plans: Sequence[LayerPlan], form: Form) ->
         "exact": [plan.exact for plan in plans],
         "containers": containers,
         "fingerprints": {"network": shipment.network_fingerprint(), "parameters": shipment.fingerprint()},
-        "provenance": {"evoq_moo": _version(), "torch": torch.__version__, **shipment.provenance},
+        "provenance": {"evoq_moo": package_versions()["evoq-moo"], "torch": torch.__version__, **shipment.provenance},
     }
     if form.integer:
         data["target"] = choice.target.name

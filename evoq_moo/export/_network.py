@@ -10,8 +10,8 @@ from evoq_moo.detection import HEADS, BoxDecoder
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export._read import OnnxFile, read_onnx
 from evoq_moo.export._session import open_session, run_session
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.recipe import Recipe
+from evoq_moo.images import Preprocess
+from evoq_moo.runs import Recipe
 
 
 class OnnxNetwork(nn.Module):

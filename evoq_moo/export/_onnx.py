@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.export._forms import INT8, form_of
 from evoq_moo.export._job import Choice
@@ -17,6 +16,7 @@ from evoq_moo.export._model import TWO_BIT_OPSET, check_opset, make_model, sizes
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._target import DEFAULT_TARGET, target_of
 from evoq_moo.export._template import OPSET, Template, make_template, require_onnx
+from evoq_moo.files import write_atomically
 from evoq_moo.graph import RESULT_BITS
 
 

@@ -8,8 +8,8 @@ byte by ONNX itself); ``uint8`` holds 8-bit levels plus 128; ``bits2``..``bits7`
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo.arithmetic import weight_range
 from evoq_moo.errors import FormatError
+from evoq_moo.quantizer import weight_range
 
 Bytes = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.int8]

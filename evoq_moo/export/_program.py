@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from evoq_moo._files import write_atomically
 from evoq_moo.errors import ArgumentError, NetworkError
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._shipment import check_network, sample_for, shipment_of
 from evoq_moo.export._template import batch_shapes
+from evoq_moo.files import write_atomically
 from evoq_moo.graph import Samples, arguments, leaves, quiet
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from evoq_moo._files import write_atomically
 from evoq_moo.errors import NetworkError
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.export._template import BIAS, DOMAIN, OPSET, RESULT, WEIGHT, Template, make_template, require_onnx
+from evoq_moo.files import write_atomically
 from evoq_moo.graph import RESULT_BITS, Geometry, torch_layout
 from evoq_moo.quantizer import LayerParameters, ResultParameters
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo._schema import T, Whole, parse_json, read_bytes, reading
-from evoq_moo.arithmetic import activation_range, weight_range
 from evoq_moo.errors import FormatError
 from evoq_moo.export._forms import Form, form_of
 from evoq_moo.export._model import FORMAT_VERSION, PREFIX, SIZES
 from evoq_moo.export._packing import FLOAT, bits_of, from_planes
 from evoq_moo.export._template import OPSET, require_onnx
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.files import T, Whole, parse_json, read_bytes, reading
+from evoq_moo.images import Preprocess
+from evoq_moo.quantizer import activation_range, weight_range
 from evoq_moo.space import Policy
 
 _DEPTH = 8

@@ -7,14 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoq_moo._setup import digest, network_fingerprint, tensor_bytes
-from evoq_moo.calibration._network import CalibratedNetwork
-from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.calibration import CalibratedNetwork, OutputMap
 from evoq_moo.costs import PolicyCost, policy_cost
 from evoq_moo.errors import ArgumentError, NetworkError
-from evoq_moo.graph import GraphNetwork, Product, Samples, check_samples, filled, rows, run
+from evoq_moo.graph import (
+    GraphNetwork,
+    Product,
+    Samples,
+    check_samples,
+    digest,
+    filled,
+    network_fingerprint,
+    rows,
+    run,
+    tensor_bytes,
+)
+from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedModule
-from evoq_moo.preprocess import Preprocess
 from evoq_moo.quantizer import LayerParameters, ResultParameters
 from evoq_moo.space import LayerInfo, Policy
 

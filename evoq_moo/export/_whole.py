@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evoq_moo.calibration._network import map_heads
-from evoq_moo.calibration._outputs import OutputMap
+from evoq_moo.calibration import OutputMap, map_heads
 from evoq_moo.difference import skeleton
 from evoq_moo.export._shipment import Shipment
 from evoq_moo.graph import Product

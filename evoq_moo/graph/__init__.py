@@ -1,6 +1,7 @@
 """The given network, captured once: the representation that everything else is a pass over."""
 
 from evoq_moo.graph.copying import own_copy, untouched
+from evoq_moo.graph.fingerprints import digest, network_fingerprint, tensor_bytes
 from evoq_moo.graph.inputs import (
     Samples,
     are_images,
@@ -18,21 +19,22 @@ from evoq_moo.graph.inputs import (
 )
 from evoq_moo.graph.modules import bias_of, kind_of, set_weight, weight_bytes, weight_of
 from evoq_moo.graph.network import GraphNetwork, LayerCall, NetworkGraph, SizedGraph, Values, dead_after, output_leaves
+from evoq_moo.graph.observing import observed
 from evoq_moo.graph.ops import NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, aten, clip_of, replace_op
 from evoq_moo.graph.preparation import capture_network, prepare
 from evoq_moo.graph.prepared import Prepared
-from evoq_moo.graph.products import Product, product, torch_layout, torch_product
+from evoq_moo.graph.products import Product, per_channel, product, torch_layout, torch_product
 from evoq_moo.graph.results import RESULT_BITS, Grid, ResultPlaces, has_stream, is_sum
 from evoq_moo.graph.silence import quiet
 from evoq_moo.graph.stages import LayerWeights, Passed, Stage, StagedNetwork
 from evoq_moo.graph.truths import (
     LARGEST_ERROR,
-    changes_its_input,
-    check_alone,
+    check_micro_batches,
     check_rows,
     first_apart,
     first_nonfinite,
     float_outputs,
+    lone_outputs,
     module_outputs,
     relative_error,
 )
@@ -66,14 +68,14 @@ __all__ = [
     "aten",
     "bias_of",
     "capture_network",
-    "changes_its_input",
-    "check_alone",
+    "check_micro_batches",
     "check_rows",
     "check_samples",
     "clip_of",
     "count",
     "dead_after",
     "device_of",
+    "digest",
     "filled",
     "first_apart",
     "first_nonfinite",
@@ -83,10 +85,14 @@ __all__ = [
     "join",
     "kind_of",
     "leaves",
+    "lone_outputs",
     "map_samples",
     "module_outputs",
+    "network_fingerprint",
+    "observed",
     "output_leaves",
     "own_copy",
+    "per_channel",
     "prepare",
     "product",
     "quiet",
@@ -96,6 +102,7 @@ __all__ = [
     "run",
     "set_weight",
     "split",
+    "tensor_bytes",
     "torch_layout",
     "torch_product",
     "untouched",

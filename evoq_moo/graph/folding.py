@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import per_channel
 from evoq_moo.graph.finding import arguments_of
 from evoq_moo.graph.ops import Const, Geometry, Op, Ref, aten
+from evoq_moo.graph.products import per_channel
 
 
 def norm_terms(

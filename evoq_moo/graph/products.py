@@ -98,3 +98,16 @@ class Product(nn.Module):
         if g.dims:
             shown += f", stride={g.stride}, padding={g.padding}, dilation={g.dilation}, groups={g.groups}"
         return shown
+
+
+def per_channel(values: Tensor, like: Tensor, channel_dim: int = 0) -> Tensor:
+    """Return values of channels `(channels,)` shaped to broadcast over one dimension of a tensor.
+
+    Args:
+        values: One value for each channel.
+        like: The tensor, e.g. a weight or an output.
+        channel_dim: The dimension of `like` that runs over channels: the first of weights `(out, ...)`.
+    """
+    shape = [1] * like.dim()
+    shape[channel_dim] = -1
+    return values.reshape(shape)

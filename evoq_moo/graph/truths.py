@@ -48,6 +48,16 @@ def float_outputs(network: nn.Module, samples: Samples, size: int, pool: Compute
         shown = shapes[0] if len(shapes) == 1 else shapes
         reason = f"{type(error).__name__}: {error}"
         raise NetworkError(f"the network can't run on a batch of shape {shown}: {reason[:500]}") from error
+    return _joined(network, batches, parts)
+
+
+def _joined(network: nn.Module, batches: Sequence[Samples], parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the heads of micro-batches as one.
+
+    Raises:
+        NetworkError: They don't have one row for each sample.
+        NonFiniteError: They hold NaN or infinity; the message names the first module.
+    """
     check_rows(parts, [count(batch) for batch in batches])
     heads = [torch.cat(head) for head in zip(*parts, strict=True)]
     if not all(head.isfinite().all() for head in heads):
@@ -71,34 +81,29 @@ def check_rows(parts: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> None
         raise NetworkError("the network gives another number of heads for some samples than for others")
 
 
-def changes_its_input(network: nn.Module, samples: Samples) -> bool:
-    """Return whether a forward pass on a copy of samples changes that copy."""
-    copied = _copied(samples)
-    run(network, copied)
-    return any(not torch.equal(a, b) for a, b in zip(leaves(samples), leaves(copied), strict=True))
+def lone_outputs(network: nn.Module, samples: Samples, size: int, pool: ComputePool) -> tuple[list[Tensor], bool]:
+    """Return a network's heads on each sample alone, and whether its forward changes what it is given.
 
-
-def check_alone(network: nn.Module, samples: Samples, heads: Sequence[Tensor], size: int, pool: ComputePool) -> None:
-    """Raise unless the network repeats itself and each sample's output depends on that sample alone.
+    It runs on the first micro-batch before and after that, and must give the same both times. That other micro-batches
+    also give what their samples give alone is known once the captured network, which runs on all of them, has given
+    these heads; where it doesn't, :func:`check_micro_batches` tells whose fault it is.
 
     Args:
         network: The network as given.
         samples: All samples.
-        heads: Its heads on them, from micro-batches of `size`.
         size: Samples in a micro-batch.
         pool: Where it runs.
 
     Raises:
-        NetworkError: The output is random, depends on earlier calls, or on the other samples of the batch; the message
-            names the first module.
+        NetworkError: It can't run on the samples or does not give one row for each. Or the output is random, depends on
+            earlier calls, or on the other samples of the first micro-batch; the message names the first module.
+        NonFiniteError: It computes NaN or infinity; the message names the first module.
     """
-    number = count(samples)
-    single = [rows(samples, slice(i, i + 1)) for i in range(number)]
+    first = rows(samples, slice(0, size))
+    before = float_outputs(network, first, size, pool)
+    single = split(samples, 1)
     try:
         parts = pool.map(lambda one: heads_of(run(network, _copied(one))), single)
-        check_rows(parts, [1] * number)
-        alone = [torch.cat(head) for head in zip(*parts, strict=True)]
-        same = relative_error(heads, alone) <= LARGEST_ERROR
     except NetworkError:
         raise
     except Exception as error:  # as above
@@ -106,28 +111,55 @@ def check_alone(network: nn.Module, samples: Samples, heads: Sequence[Tensor], s
             f"the network runs on a batch but not on one sample alone: {type(error).__name__}: {str(error)[:300]}; "
             "its output must not depend on the batch"
         ) from error
-    first = rows(samples, slice(0, min(size, number)))
-    pair = [pool.run(lambda: heads_of(run(network, _copied(first)))) for _ in range(2)]
-    fixed = [head[: count(first)] for head in heads]
-    if not all(torch.equal(a, b) for a, b in zip(*pair, strict=True)) or relative_error(fixed, pair[0]) > 1e-5:
+    given = _copied(first)
+    after = pool.run(lambda: heads_of(run(network, given)))
+    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         where = _where(_apart(network, first, first, torch.equal, pool))
         raise NetworkError(
             f"the network gives another output each time{where}: it is random or changes its own state in forward; in "
             "evaluation a network must repeat itself (F.dropout needs training=self.training)"
         )
-    if not same:
-        one = rows(samples, slice(0, 1))
+    alone = _joined(network, single, parts)
+    _check_batch(network, first, before, [head[: count(first)] for head in alone], pool)
+    return alone, any(not torch.equal(a, b) for a, b in zip(leaves(first), leaves(given), strict=True))
 
-        def row(a: Tensor, b: Tensor) -> bool:
-            if a.shape[1:] != b.shape[1:] or not a.dim() or len(a) != count(first) * max(1, len(b)):
-                return True  # not a result by samples
-            return relative_error([b], [a[: len(b)]]) <= LARGEST_ERROR
 
-        where = _where(_apart(network, first, one, row, pool))
-        raise NetworkError(
-            f"a sample's output depends on the other samples of its batch{where}; allowed: networks that treat each "
-            "sample alone (BatchNorm needs running statistics)"
-        )
+def check_micro_batches(
+    network: nn.Module, samples: Samples, alone: Sequence[Tensor], size: int, pool: ComputePool
+) -> None:
+    """Raise unless micro-batches of samples give what each sample gives alone.
+
+    Args:
+        network: The network as given.
+        samples: All samples.
+        alone: Its heads on each alone.
+        size: Samples in a micro-batch.
+        pool: Where it runs.
+
+    Raises:
+        NetworkError: One does not; the message names the first module.
+    """
+    for start, batch in zip(range(0, count(samples), size), split(samples, size), strict=True):
+        expected = [head[start : start + size] for head in alone]
+        _check_batch(network, batch, float_outputs(network, batch, size, pool), expected, pool)
+
+
+def _check_batch(
+    network: nn.Module, batch: Samples, heads: Sequence[Tensor], alone: Sequence[Tensor], pool: ComputePool
+) -> None:
+    if relative_error(alone, heads) <= LARGEST_ERROR:
+        return
+
+    def row(a: Tensor, b: Tensor) -> bool:
+        if a.shape[1:] != b.shape[1:] or not a.dim() or len(a) != count(batch) * max(1, len(b)):
+            return True  # not a result by samples
+        return relative_error([b], [a[: len(b)]]) <= LARGEST_ERROR
+
+    where = _where(_apart(network, batch, rows(batch, slice(0, 1)), row, pool))
+    raise NetworkError(
+        f"a sample's output depends on the other samples of its batch{where}; allowed: networks that treat each "
+        "sample alone (BatchNorm needs running statistics)"
+    )
 
 
 def _where(name: str | None) -> str:

@@ -5,18 +5,19 @@ and Ito's, which colour-blind readers tell apart; no meaning is in a colour alon
 Indicators and statistics are not computed here but drawn as :mod:`evoq_moo.analysis` returns them.
 """
 
-from ._accuracy import plot_difference_accuracy
-from ._bits import plot_bit_allocation, plot_policy
-from ._calibration import plot_calibration, plot_layer_errors
-from ._front import plot_front
-from ._parallel import plot_parallel_coordinates
-from ._ranks import plot_critical_difference
-from ._runs import plot_attainment, plot_attainment_difference, plot_ecdf, plot_hypervolume
-from ._sensitivity import plot_sensitivity
-from ._style import COLORS, new_axes, save_axes
+from evoq_moo.plots._accuracy import plot_difference_accuracy
+from evoq_moo.plots._bits import plot_bit_allocation, plot_policy
+from evoq_moo.plots._calibration import plot_calibration, plot_layer_errors
+from evoq_moo.plots._front import plot_front
+from evoq_moo.plots._parallel import plot_parallel_coordinates
+from evoq_moo.plots._ranks import plot_critical_difference
+from evoq_moo.plots._runs import plot_attainment, plot_attainment_difference, plot_ecdf, plot_hypervolume
+from evoq_moo.plots._sensitivity import plot_sensitivity
+from evoq_moo.plots._style import COLORS, image_bytes, new_axes, save_axes
 
 __all__ = [
     "COLORS",
+    "image_bytes",
     "new_axes",
     "plot_attainment",
     "plot_attainment_difference",

@@ -6,8 +6,7 @@ from matplotlib.axes import Axes
 from scipy.stats import kendalltau
 
 from evoq_moo.errors import ArgumentError
-
-from ._style import BLUE, new_axes, shown
+from evoq_moo.plots._style import BLUE, new_axes, shown
 
 
 def plot_difference_accuracy(

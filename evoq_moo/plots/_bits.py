@@ -10,9 +10,18 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 
 from evoq_moo.errors import ArgumentError, check_name
 from evoq_moo.front import ParetoFront
+from evoq_moo.plots._style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    axes_for_rows,
+    axis_label,
+    name_columns,
+    name_rows,
+    new_axes,
+)
 from evoq_moo.space import QUANTIZED_BITS, LayerInfo, Policy
-
-from ._style import BLUE, GREEN, ORANGE, PURPLE, axes_for_rows, axis_label, name_columns, name_rows, new_axes
 
 Kind = Literal["weight", "activation"]
 _FLOAT_GREY = "#BBBBBB"

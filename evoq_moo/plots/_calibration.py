@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 
 from evoq_moo.calibration import CalibrationReport
 from evoq_moo.errors import ArgumentError
-
-from ._style import BLUE, COLORS, MARKERS, ORANGE, axes_for_rows, name_rows, new_axes, shown
+from evoq_moo.plots._style import BLUE, COLORS, MARKERS, ORANGE, axes_for_rows, name_rows, new_axes, shown
 
 
 def plot_calibration(report: CalibrationReport, *, ax: Axes | None = None) -> Axes:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from evoq_moo.analysis import nondominated
 from evoq_moo.costs import checked_budgets, name_of
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front import FrontPoint, ParetoFront
-
-from ._style import BLUE, COLORS, GREEN, MARKERS, ORANGE, PURPLE, VERMILION, axis_label, new_axes, shown
+from evoq_moo.indicators import nondominated
+from evoq_moo.plots._style import BLUE, COLORS, GREEN, MARKERS, ORANGE, PURPLE, VERMILION, axis_label, new_axes, shown
 
 
 def plot_front(

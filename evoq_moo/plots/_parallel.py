@@ -9,9 +9,8 @@ from matplotlib.collections import LineCollection
 from evoq_moo.costs import cost_names
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front import ParetoFront
+from evoq_moo.plots._style import BLUE, COLORS, axis_label, new_axes, shown
 from evoq_moo.space import FloatArray, Policy
-
-from ._style import BLUE, COLORS, axis_label, new_axes, shown
 
 
 def plot_parallel_coordinates(

@@ -4,8 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from evoq_moo.analysis import FriedmanResult
-
-from ._style import BLUE, VERMILION, new_axes, shown
+from evoq_moo.plots._style import BLUE, VERMILION, new_axes, shown
 
 
 def plot_critical_difference(result: FriedmanResult, *, ax: Axes | None = None) -> Axes:

@@ -12,9 +12,8 @@ from matplotlib.patches import Rectangle
 
 from evoq_moo.analysis import AttainmentDifference, AttainmentSurface, RuntimeECDF
 from evoq_moo.errors import ArgumentError
+from evoq_moo.plots._style import COLORS, DASHES, new_axes, shown
 from evoq_moo.space import FloatArray
-
-from ._style import COLORS, DASHES, new_axes, shown
 
 
 def plot_attainment(

@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 
 from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.plots._style import axes_for_rows, name_rows, shown
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FLOAT_BITS
-
-from ._style import axes_for_rows, name_rows, shown
 
 Kind = Literal["weight", "activation", "both"]
 

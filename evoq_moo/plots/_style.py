@@ -8,9 +8,9 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evoq_moo._files import write_atomically
 from evoq_moo.costs import label_of
 from evoq_moo.errors import ArgumentError
+from evoq_moo.files import write_atomically
 
 BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK = (
     "#0072B2",

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from evoq_moo.arithmetic import (
+from evoq_moo.errors import ArgumentError
+from evoq_moo.graph import per_channel
+from evoq_moo.quantizer.arithmetic import (
     bias_levels,
     bias_scales,
     fake_quantize_activation,
     least_weight_scales,
-    per_channel,
     quantize_bias,
     weight_levels,
     weight_values,
 )
-from evoq_moo.errors import ArgumentError
-from evoq_moo.ranges import LayerRanges
+from evoq_moo.quantizer.ranges import LayerRanges
 from evoq_moo.space import LayerInfo
 
 SPARE_BIAS = 2**12
@@ -33,7 +33,7 @@ class LayerParameters:
     scale and zero point are None.
 
     Where both sides are quantized the bias is moved to its levels, whoever makes the parameters: see
-    :func:`evoq_moo.arithmetic.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight
+    :func:`evoq_moo.quantizer.bias_scales`. A channel whose bias would need more than 30 bits gets a larger weight
     scale, and its weights the nearest levels of that.
 
     Attributes:

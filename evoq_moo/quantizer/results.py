@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from evoq_moo.arithmetic import fake_quantize_activation
 from evoq_moo.graph import RESULT_BITS, Grid, Passed, ResultPlaces
+from evoq_moo.quantizer.arithmetic import fake_quantize_activation
 from evoq_moo.quantizer.parameters import LayerParameters
-from evoq_moo.ranges import ActivationRange
+from evoq_moo.quantizer.ranges import ActivationRange
 
 
 @dataclass(frozen=True, kw_only=True)

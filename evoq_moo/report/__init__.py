@@ -4,8 +4,14 @@ The file holds everything it shows (pictures as SVG, data as JSON, one script of
 names are escaped wherever they are written.
 """
 
-from ._known import KnownPolicies
-from ._render import render_report, write_report
-from ._run_data import RunData, read_run
+from evoq_moo.report._known import KnownPolicies
+from evoq_moo.report._render import render_report, write_report
+from evoq_moo.report._run_data import RunData, read_run
 
-__all__ = ["KnownPolicies", "RunData", "read_run", "render_report", "write_report"]
+__all__ = [
+    "KnownPolicies",
+    "RunData",
+    "read_run",
+    "render_report",
+    "write_report",
+]

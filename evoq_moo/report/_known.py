@@ -8,9 +8,9 @@ import numpy as np
 
 from evoq_moo.costs import Cost, cost_matrix, known_costs
 from evoq_moo.errors import MissingFileError
+from evoq_moo.evaluation import EvaluationStore
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.space import FloatArray, IntArray, SearchSpace
-from evoq_moo.store import EvaluationStore
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

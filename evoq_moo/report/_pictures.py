@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from evoq_moo.front import ParetoFront
-from evoq_moo.plots._style import image_bytes
+from evoq_moo.plots import image_bytes
 
 
 def svg(ax: Axes, prefix: str) -> Markup:

@@ -7,11 +7,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evoq_moo._files import write_atomically
-from evoq_moo._versions import package_versions
-from evoq_moo.choosing import Choice
 from evoq_moo.costs import cost_class, cost_names, label_of
-from evoq_moo.front import ParetoFront
+from evoq_moo.files import package_versions, write_atomically
+from evoq_moo.front import Choice, ParetoFront
 from evoq_moo.plots import (
     plot_bit_allocation,
     plot_calibration,
@@ -20,9 +18,8 @@ from evoq_moo.plots import (
     plot_policy,
     plot_sensitivity,
 )
-
-from ._pictures import add_targets, svg
-from ._run_data import RunData, read_run
+from evoq_moo.report._pictures import add_targets, svg
+from evoq_moo.report._run_data import RunData, read_run
 
 
 def write_report(

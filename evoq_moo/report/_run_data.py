@@ -6,16 +6,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from evoq_moo._schema import BitWidth, read_json
-from evoq_moo._trust import check_path
 from evoq_moo.calibration import CalibrationReport
 from evoq_moo.costs import MeasuredCost
 from evoq_moo.errors import MissingFileError
+from evoq_moo.files import BitWidth, check_path, read_json
 from evoq_moo.front import FrontPoint, ParetoFront
-from evoq_moo.run import check_settings, cost_files, load_costs, read_settings, table_copy
+from evoq_moo.report._known import KnownPolicies
+from evoq_moo.runs import check_settings, cost_files, load_costs, read_settings, table_copy
 from evoq_moo.sensitivity import SensitivityTable
-
-from ._known import KnownPolicies
 
 _CALIBRATED_FORMAT = "evoq-moo/calibrated"
 
@@ -37,7 +35,7 @@ class RunData:
     Attributes:
         name: Name of its folder or file.
         front: Its front, perhaps empty; None where nothing is known yet.
-        settings: What was asked for, as :class:`~evoq_moo.run.RunSettings` writes it.
+        settings: What was asked for, as :class:`~evoq_moo.runs.RunSettings` writes it.
         sensitivity: The sensitivity table, if it was measured.
         uniform: Evaluated policies with one bit-width everywhere.
         calibration: Of a calibrated policy, if there is one.

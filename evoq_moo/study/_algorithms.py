@@ -11,16 +11,15 @@ import numpy as np
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.problem import Problem
 
-from evoq_moo._loop import Record, run_algorithm
 from evoq_moo.algorithms import EvoQGA, guided_nsga2
 from evoq_moo.baselines import random_policies, spread
 from evoq_moo.costs import name_of
 from evoq_moo.errors import ArgumentError, MissingPackageError, check_count, check_name
-from evoq_moo.operators import BitWidthRepair, UniformBitCrossover, UniformBitMutation
-from evoq_moo.operators.sampling import table_front
-from evoq_moo.problems.protocol import problem_space, traded_costs
+from evoq_moo.operators import BitWidthRepair, UniformBitCrossover, UniformBitMutation, table_front
+from evoq_moo.problems import problem_space, traded_costs
+from evoq_moo.runs import Record, run_algorithm
 from evoq_moo.study._default import DefaultSearch
-from evoq_moo.zoo._factory import call_function, import_function
+from evoq_moo.zoo import call_function, import_function
 
 ETA = 3
 """Distribution index of SBX and PM: pymoo's default of 20 hardly ever moves a gene of few choices."""

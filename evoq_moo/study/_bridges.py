@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from pymoo.core.problem import Problem
 
-from evoq_moo._loop import Record
 from evoq_moo.costs import GeneTables, gene_tables
-from evoq_moo.problems.protocol import problem_space
+from evoq_moo.problems import problem_space
+from evoq_moo.runs import Record
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from pymoo.core.problem import Problem
 
-from evoq_moo._loop import Record, run_algorithm
+from evoq_moo.algorithms import SurrogateSearch, supports
 from evoq_moo.errors import ArgumentError
-from evoq_moo.screening import SurrogateSearch, supports
-from evoq_moo.sensitivity_scan import Method
+from evoq_moo.runs import Record, run_algorithm
+from evoq_moo.sensitivity import Method
 from evoq_moo.study._problems import NetworkProblem
 
 

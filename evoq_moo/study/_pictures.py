@@ -1,22 +1,53 @@
 """Pictures of a whole study: what `evoq_moo.plots` draws, one PNG file each."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from evoq_moo.analysis import attainment_difference, attainment_surfaces, hypervolume_curve, runtime_ecdf, runtimes
+from evoq_moo.analysis import (
+    FriedmanResult,
+    attainment_difference,
+    attainment_surfaces,
+    hypervolume_curve,
+    runtime_ecdf,
+    runtimes,
+)
 from evoq_moo.costs import cost_class, cost_names
+from evoq_moo.indicators import FrozenReference
 from evoq_moo.space import FloatArray
-
-if TYPE_CHECKING:
-    from evoq_moo.study._results import StudyResults
 
 TARGETS = np.linspace(0.5, 1.0, 51)
 """Our choice: targets of runtimes, in shares of the reference set's hypervolume."""
 
 
-def save_pictures(results: "StudyResults", folder: Path, indicator: str) -> list[Path]:
+class Results(Protocol):
+    """What pictures need of :class:`StudyResults`."""
+
+    references: dict[str, FrozenReference]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Names of the problems."""
+
+    @property
+    def ranks_problems(self) -> bool:
+        """Whether there are problems and algorithms enough to rank over."""
+
+    def values(self, problem: str, indicator: str) -> dict[str, FloatArray]:
+        """Return an indicator at the whole budget for each algorithm."""
+
+    def archives(self, problem: str, algorithm: str) -> list[FloatArray]:
+        """Return the scaled archives of an algorithm's runs."""
+
+    def curves(self, problem: str, algorithm: str) -> list[FloatArray]:
+        """Return the hypervolume against evaluations of an algorithm's runs."""
+
+    def friedman(self, *, indicator: str) -> FriedmanResult:
+        """Return the ranks of the algorithms over the problems."""
+
+
+def save_pictures(results: Results, folder: Path, indicator: str, *, larger_is_better: bool) -> list[Path]:
     """Draw a study and return the files.
 
     For each problem hypervolume against evaluations and the runtimes to `TARGETS`; with two objectives also what the
@@ -27,16 +58,16 @@ def save_pictures(results: "StudyResults", folder: Path, indicator: str) -> list
         results: The study's results.
         folder: Where the files go; made if it is not there.
         indicator: What algorithms are ranked by.
+        larger_is_better: Whether larger values of it are better.
     """
     from evoq_moo import plots
-    from evoq_moo.study._results import INDICATORS
 
     folder.mkdir(parents=True, exist_ok=True)
     made = {}
     for problem in results.problems:
         reference = results.references[problem]
         values = results.values(problem, indicator)
-        sign = -1.0 if INDICATORS[indicator] else 1.0
+        sign = -1.0 if larger_is_better else 1.0
         order = sorted(values, key=lambda name: sign * float(np.median(values[name])))
         curves = {name: results.curves(problem, name) for name in order}
         made[f"{problem}-hypervolume"] = plots.plot_hypervolume(curves)
@@ -77,7 +108,7 @@ def _best(points: FloatArray) -> float:
     return float(hypervolume_curve(points, ideal=np.zeros(m), reference=np.ones(m))[-1])
 
 
-def _fronts(results: "StudyResults", problem: str, algorithm: str) -> list[FloatArray]:
+def _fronts(results: Results, problem: str, algorithm: str) -> list[FloatArray]:
     """Return the archives of the runs that found something feasible, the second objective first."""
     archives = results.archives(problem, algorithm)
     return [archive[:, ::-1] for archive in archives if np.isfinite(archive).all(axis=1).any()]

@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 from pymoo.core.problem import Problem
 
-from evoq_moo.analysis import FrozenReference
 from evoq_moo.costs import Cost
 from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.evaluation import EvaluationStore
+from evoq_moo.indicators import FrozenReference
 from evoq_moo.problems import MixedPrecisionProblem, get_problem, problem_names
-from evoq_moo.recipe import Recipe
-from evoq_moo.store import EvaluationStore
+from evoq_moo.runs import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evoq_moo._files import write_atomically
 from evoq_moo.analysis import (
     FriedmanResult,
-    FrozenReference,
     PairResult,
-    additive_epsilon,
     bootstrap_interval,
     compare_pairs,
     friedman_nemenyi,
     hypervolume_curve,
-    igd_plus,
-    nondominated,
 )
-from evoq_moo.analysis._reference import log_scale
 from evoq_moo.costs import objective_names
 from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.files import write_atomically
+from evoq_moo.indicators import FrozenReference, additive_epsilon, igd_plus, log_scale, nondominated
 from evoq_moo.space import FloatArray
 from evoq_moo.study._pictures import save_pictures
 from evoq_moo.study._problems import reference_of
@@ -160,7 +156,8 @@ class StudyResults:
             UnknownNameError: An unknown indicator.
         """
         check_name("indicator", indicator, INDICATORS)
-        return save_pictures(self, self.path / "plots" if folder is None else Path(folder), indicator)
+        place = self.path / "plots" if folder is None else Path(folder)
+        return save_pictures(self, place, indicator, larger_is_better=INDICATORS[indicator])
 
     @property
     def ranks_problems(self) -> bool:

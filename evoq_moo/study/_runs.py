@@ -14,14 +14,23 @@ import numpy.typing as npt
 from msgspec import Struct
 from pymoo.core.problem import Problem
 
-from evoq_moo._files import write_atomically
-from evoq_moo._loop import BudgetSpentError, Record
-from evoq_moo._schema import Amount, Evaluations, Layout, Whole, parse_json, read_bytes, read_npz, reading
 from evoq_moo.errors import ArgumentError
+from evoq_moo.evaluation import policy_key
+from evoq_moo.files import (
+    Amount,
+    Evaluations,
+    Layout,
+    Whole,
+    parse_json,
+    read_bytes,
+    read_npz,
+    reading,
+    write_atomically,
+)
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.runs import BudgetSpentError, Record
 from evoq_moo.sensitivity import SensitivityTable
 from evoq_moo.space import FloatArray, IntArray
-from evoq_moo.store import policy_key
 from evoq_moo.study._algorithms import Search
 from evoq_moo.study._problems import ProblemEntry, opened_problem
 from evoq_moo.study._sensitivity import sensitivity_for

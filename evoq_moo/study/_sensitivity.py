@@ -6,8 +6,7 @@ from pymoo.core.problem import Problem
 
 from evoq_moo.errors import ArgumentError
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import Method, measure_sensitivity, scan_policies, sparse_table
+from evoq_moo.sensitivity import Method, SensitivityTable, measure_sensitivity, scan_policies, sparse_table
 
 
 def sensitivity_for(problem: Problem, search: Any) -> tuple[SensitivityTable | None, int]:

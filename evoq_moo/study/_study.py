@@ -11,18 +11,16 @@ from msgspec import Struct
 from pymoo.core.algorithm import Algorithm
 from pymoo.core.problem import Problem
 
-from evoq_moo._files import write_atomically
-from evoq_moo._schema import MOST_EVALUATIONS, Evaluations, read_json
 from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.evaluation import EvaluationStore, ProcessPool, live_with_parent
+from evoq_moo.files import MOST_EVALUATIONS, Evaluations, read_json, write_atomically
 from evoq_moo.problems import get_problem
 from evoq_moo.progress import Tracker, track
-from evoq_moo.store import EvaluationStore
 from evoq_moo.study._algorithms import Search, check_algorithm, describe
 from evoq_moo.study._problems import NetworkProblem, ProblemEntry, problem_entries
 from evoq_moo.study._results import StudyResults
 from evoq_moo.study._runs import Run, RunKey, RunResult, execute_run, load_key
 from evoq_moo.study._sensitivity import check_sensitivity_of
-from evoq_moo.workers import ProcessPool, live_with_parent
 
 FORMAT = "evoq-moo/study"
 STORE = "evaluations.sqlite"

@@ -7,13 +7,22 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from evoq_moo._schema import MOST_EVALUATIONS, Few, Number, Text, Whole, convert, read_toml, reading
-from evoq_moo._trust import check_path, refuse_code
 from evoq_moo.costs import checked_budgets, name_of
 from evoq_moo.errors import ArgumentError, check_name
+from evoq_moo.files import (
+    MOST_EVALUATIONS,
+    Few,
+    Number,
+    Text,
+    Whole,
+    check_path,
+    convert,
+    read_toml,
+    reading,
+    refuse_code,
+)
 from evoq_moo.problems import get_problem
-from evoq_moo.recipe import Recipe
-from evoq_moo.run import load_costs
+from evoq_moo.runs import Recipe, load_costs
 from evoq_moo.study._algorithms import Search, imported_algorithm, named_algorithm
 from evoq_moo.study._problems import NetworkProblem, ProblemEntry
 
@@ -25,7 +34,7 @@ def read_study(file: str | Path, *, output: str | Path | None = None, trust: boo
 
     ``problems`` and ``algorithms`` are lists of names, ``seeds`` a number (0 to it) or a list, ``budget``, ``path`` and
     ``charge_scan`` as the study takes them. A table ``[problem.NAME]`` describes a real network (the fields of
-    :class:`~evoq_moo.recipe.Recipe`, `objectives`, `budgets`, `costs` (files of tables by name), and as `reference` the
+    :class:`~evoq_moo.runs.Recipe`, `objectives`, `budgets`, `costs` (files of tables by name), and as `reference` the
     problem of the suite whose frozen reference it is measured against), ``[algorithm.NAME]`` one of our algorithms
     (`name`, `pop_size`) or a function that makes one (`function = "module:function"`, `uses_sensitivity`). Paths are
     relative to the file.

@@ -5,10 +5,11 @@
 
 from evoq_moo.zoo import _digits as digits
 from evoq_moo.zoo._entries import Checkpoint, ZooEntry
-from evoq_moo.zoo._factory import known_preprocess, load_factory
+from evoq_moo.zoo._factory import call_function, import_function, known_preprocess, load_factory
 from evoq_moo.zoo._figures import Figures, figures_of
 from evoq_moo.zoo._load import ZooModel, entry, load, names
 from evoq_moo.zoo._published import PublishedWeights, published_weights
+from evoq_moo.zoo._weights import is_name
 
 __all__ = [
     "Checkpoint",
@@ -16,9 +17,12 @@ __all__ = [
     "PublishedWeights",
     "ZooEntry",
     "ZooModel",
+    "call_function",
     "digits",
     "entry",
     "figures_of",
+    "import_function",
+    "is_name",
     "known_preprocess",
     "load",
     "load_factory",

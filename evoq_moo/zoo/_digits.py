@@ -6,7 +6,6 @@ Images: 8x8 greyscale of scikit-learn's `load_digits` (UCI "Optical recognition 
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from evoq_moo._files import write_atomically
-from evoq_moo._schema import parse_json, read_bytes, reading
-from evoq_moo._tensors import read_tensors
 from evoq_moo.errors import FormatError, check_name
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.files import cache_folder, parse_json, read_bytes, read_tensors, reading, write_atomically
+from evoq_moo.images import Preprocess
 
 _log = logging.getLogger(__name__)
 
@@ -97,14 +94,6 @@ def load_images(split: Literal["train", "test"]) -> tuple[npt.NDArray[np.uint8],
     chosen = test if split == "test" else ~test
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
     return images, digits.target[chosen].astype(np.int64)
-
-
-def cache_folder() -> Path:
-    """Return where trained weights are kept: `$EVOQ_CACHE`, else `evoq-moo` in the user's cache folder."""
-    if own := os.environ.get("EVOQ_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "evoq-moo"
 
 
 def cache_file() -> Path:

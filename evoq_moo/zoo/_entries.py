@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from evoq_moo import _class_names
-from evoq_moo.detection._decode import BoxDecoder
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.detection import BoxDecoder
+from evoq_moo.images import Preprocess, class_names
 from evoq_moo.zoo import _digits, _ssd_mobilenet
 from evoq_moo.zoo._cifar import CifarResNet
 
@@ -123,7 +122,7 @@ def _adapt_weights_lite0(state: State) -> State:
 def _torchvision_entry(name: str, *checkpoints: Checkpoint) -> ZooEntry:
     return ZooEntry(
         name=name,
-        class_names=_class_names.imagenet,
+        class_names=class_names.imagenet,
         dataset="ImageNet",
         input_size=(3, 224, 224),
         classes=1000,
@@ -242,7 +241,7 @@ def _digits_labelled() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 _ALL = (
     ZooEntry(
         name="digits",
-        class_names=_class_names.digits,
+        class_names=class_names.digits,
         dataset="scikit-learn digits",
         input_size=(1, 8, 8),
         classes=10,
@@ -256,7 +255,7 @@ _ALL = (
     ),
     ZooEntry(
         name="cifar10_resnet20",
-        class_names=_class_names.cifar10,
+        class_names=class_names.cifar10,
         dataset="CIFAR-10",
         input_size=(3, 32, 32),
         classes=10,
@@ -275,7 +274,7 @@ _ALL = (
     _torchvision_entry("mobilenet_v2", _MOBILENET_CORAL),
     ZooEntry(
         name="efficientnet_lite0",
-        class_names=_class_names.imagenet,
+        class_names=class_names.imagenet,
         dataset="ImageNet",
         input_size=(3, 224, 224),
         classes=1000,
@@ -294,7 +293,7 @@ _ALL = (
         dataset="COCO",
         input_size=(3, 300, 300),
         classes=91,
-        class_names=_class_names.coco91,
+        class_names=class_names.coco91,
         preprocess=_SSD_MOBILENET_PREPROCESS,
         build=_ssd_mobilenet.SSDMobileNetV1,
         make_decoder=_ssd_mobilenet_decoder,
@@ -310,7 +309,7 @@ _ALL = (
         dataset="COCO",
         input_size=(3, 300, 300),
         classes=91,
-        class_names=_class_names.coco91,
+        class_names=class_names.coco91,
         preprocess=_VGG16_SSD_PREPROCESS,
         build=_build_vgg16_ssd,
         make_decoder=partial(_ssd_decoder, "vgg16"),
@@ -325,7 +324,7 @@ _ALL = (
         dataset="COCO",
         input_size=(3, 300, 300),
         classes=81,
-        class_names=_class_names.coco80,
+        class_names=class_names.coco80,
         preprocess=_RESNET50_SSD_PREPROCESS,
         build=_build_resnet50_ssd,
         make_decoder=partial(_ssd_decoder, "resnet50"),

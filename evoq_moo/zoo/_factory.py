@@ -11,14 +11,14 @@ from typing import Any
 from torch import nn
 
 from evoq_moo.errors import ArgumentError, nearest
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 
 def import_function(factory: str) -> Callable[..., Any]:
     """Import a function of the user's.
 
     The working directory is on the import path meanwhile, as with ``python -m``. A name that was read from a file needs
-    consent first: see `evoq_moo._trust`.
+    consent first: see `evoq_moo.files.trust`.
 
     Args:
         factory: ``"package.module:function"``; of timm e.g. ``"timm.models.resnet:resnet26d"`` (random weights; for

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from evoq_moo._class_names import names_of
-from evoq_moo.detection._decode import BoxDecoder
+from evoq_moo.detection import BoxDecoder
 from evoq_moo.errors import ArgumentError, WeightsError, check_count, check_name
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess, names_of
 from evoq_moo.zoo._entries import ENTRIES, ZooEntry
 from evoq_moo.zoo._published import published_weights, read_published
 from evoq_moo.zoo._weights import apply_weights, is_name, parse_weights, read_weights, torchvision_preprocess

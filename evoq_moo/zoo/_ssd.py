@@ -15,9 +15,9 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from evoq_moo.detection._decode import BoxDecoder
+from evoq_moo.detection import BoxDecoder
 from evoq_moo.errors import ArgumentError
-from evoq_moo.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from evoq_moo.images import IMAGENET_MEAN, IMAGENET_STD
 
 ASPECT_RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
 BOXES = [2 + 2 * len(ratios) for ratios in ASPECT_RATIOS]

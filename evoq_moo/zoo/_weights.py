@@ -12,10 +12,9 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
-from evoq_moo._schema import read_bytes, reading
-from evoq_moo._tensors import check_tensors, read_tensors
 from evoq_moo.errors import WeightsError
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.files import check_tensors, read_bytes, read_tensors, reading
+from evoq_moo.images import Preprocess
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _SHOWN = 3

@@ -5,15 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoq_moo.analysis import (
-    additive_epsilon,
-    additive_epsilon_curve,
-    hypervolume_curve,
-    igd_plus,
-    igd_plus_curve,
-    normalized_hypervolume,
-)
+from evoq_moo.analysis import additive_epsilon_curve, hypervolume_curve, igd_plus_curve
 from evoq_moo.errors import ArgumentError
+from evoq_moo.indicators import additive_epsilon, igd_plus, normalized_hypervolume
 
 
 @settings(max_examples=60, deadline=None)

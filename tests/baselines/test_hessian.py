@@ -12,11 +12,11 @@ from torch.func import functional_call
 
 import evoq_moo as evoq
 from evoq_moo._compute import ComputePool
-from evoq_moo.arithmetic import fake_quantize_activation, fake_quantize_weight
 from evoq_moo.baselines import hessian_sensitivity
 from evoq_moo.baselines._roots import kl_root, nmse_root, rademacher
 from evoq_moo.baselines._traces import hessian_traces
 from evoq_moo.errors import ArgumentError, NetworkError, UnknownNameError
+from evoq_moo.quantizer import fake_quantize_activation, fake_quantize_weight
 
 CLASSES = 3
 

@@ -7,14 +7,7 @@ from hypothesis import strategies as st
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.optimize import minimize
 
-from evoq_moo.baselines import (
-    additive_front,
-    greedy_path,
-    random_policies,
-    spread,
-    spread_rows,
-    uniform_policies,
-)
+from evoq_moo.baselines import additive_front, greedy_path, random_policies, spread, spread_rows, uniform_policies
 from evoq_moo.costs import cost_matrix
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, UnknownNameError
 from evoq_moo.front import ParetoFront

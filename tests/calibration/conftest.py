@@ -9,8 +9,7 @@ import evoq_moo as evoq
 from evoq_moo._compute import ComputePool
 from evoq_moo.calibration._walk import LayerView
 from evoq_moo.graph import StagedNetwork, own_copy, prepare
-from evoq_moo.quantizer import parameters_of
-from evoq_moo.ranges import LayerRanges
+from evoq_moo.quantizer import LayerRanges, parameters_of
 from evoq_moo.zoo._cifar import CifarBlock
 
 

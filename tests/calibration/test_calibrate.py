@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import evoq_moo as evoq
-from evoq_moo.arithmetic import weight_range
 from evoq_moo.calibration import CalibratedNetwork, calibrate
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, NetworkError, UnknownNameError
+from evoq_moo.quantizer import weight_range
 
 ALL = ("equalize", "features", "rounding", "outputs")
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from evoq_moo.calibration._micro_batches import MICRO_BATCH, cut
+from evoq_moo._compute import MICRO_BATCH
+from evoq_moo.calibration._micro_batches import cut
 
 
 @pytest.mark.parametrize("mirror", [False, True])

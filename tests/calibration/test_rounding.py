@@ -5,7 +5,7 @@ from torch import nn
 
 from evoq_moo.calibration._rounding import fit_rounding
 from evoq_moo.graph import Clip
-from evoq_moo.ranges import LayerRanges, weight_scales
+from evoq_moo.quantizer import LayerRanges, weight_scales
 
 
 def test_the_fewer_positions_were_seen_the_closer_weights_stay_to_the_float_ones(view_of):

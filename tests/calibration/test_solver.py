@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evoq_moo.calibration._solver import improve_levels, objective, ridged, solve_levels, target_weights
-from evoq_moo.ranges import weight_scales
+from evoq_moo.quantizer import weight_scales
 
 
 def problem(seed, groups=2, channels=3, k=4):

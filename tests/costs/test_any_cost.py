@@ -7,14 +7,8 @@ from hypothesis import strategies as st
 from pymoo.core.population import Population
 
 import evoq_moo as evoq
-from evoq_moo.baselines import (
-    LevelSwitch,
-    additive_front,
-    additive_optimum,
-    budget_grid,
-    greedy_path,
-    random_policies,
-)
+from evoq_moo.algorithms.level_switch import LevelSwitch
+from evoq_moo.baselines import additive_front, additive_optimum, budget_grid, greedy_path, random_policies
 from evoq_moo.costs import gene_tables
 from evoq_moo.operators import (
     BudgetRepair,

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from evoq_moo.detection import BoxDecoder
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 
 class OneBox(nn.Module):

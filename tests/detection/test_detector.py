@@ -6,7 +6,7 @@ from torch import nn
 
 from evoq_moo.detection import BoxDecoder, Detector
 from evoq_moo.errors import ArgumentError, ImageError, MissingFileError, NetworkError
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 PREPROCESS = Preprocess(crop=4, stretch=True, mean=(0.0,) * 3, std=(1.0,) * 3)
 BOXES = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5], [0.3, 0.25, 0.5, 0.5]])

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from evoq_moo.costs import _cost
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "how-to").glob("*.md"))]
@@ -26,6 +28,8 @@ RUNNABLE = [page for page in PAGES if blocks(page, RUN)]
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
 def test_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # A page may register a cost of its own.
+    monkeypatch.setattr(_cost, "_REGISTRY", dict(_cost._REGISTRY))
     module = ModuleType("documentation_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # so that what a page defines can be pickled
     for code in blocks(page, RUN):

@@ -12,21 +12,22 @@ from torch import nn
 import evoq_moo as evoq
 from evoq_moo import graph
 from evoq_moo._compute import ComputePool
-from evoq_moo._setup import result_ranges, tabulate
-from evoq_moo.arithmetic import activation_range, per_channel, quantize, weight_levels, weight_range
 from evoq_moo.difference import heads_of
 from evoq_moo.engines import _kernels as kernels
 from evoq_moo.engines import integer as integer_module
+from evoq_moo.engines import integer_supported
 from evoq_moo.engines._captured import samples_per_batch
 from evoq_moo.engines._layers import BoundNetwork, WeightCache
 from evoq_moo.engines._lower import Add, Layer
 from evoq_moo.engines._steps import FLOAT
-from evoq_moo.engines.integer import IntegerEngine, integer_supported
+from evoq_moo.engines.integer import IntegerEngine
 from evoq_moo.engines.reference import ReferenceEngine
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError
-from evoq_moo.graph import NO_CLIP, Clip, Geometry, own_copy, product
+from evoq_moo.graph import NO_CLIP, Clip, Geometry, own_copy, per_channel, product
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.quantizer import FLOAT_RESULTS, ResultRanges
+from evoq_moo.network._setup import result_ranges, tabulate
+from evoq_moo.quantizer import FLOAT_RESULTS, ResultRanges, activation_range, weight_levels, weight_range
+from evoq_moo.quantizer.arithmetic import quantize
 
 pytestmark = pytest.mark.skipif(not integer_supported()[0], reason=f"integer engine: {integer_supported()[1]}")
 

@@ -16,8 +16,7 @@ from evoq_moo.export import export_onnx, make_template, open_session, read_onnx
 from evoq_moo.export._onnx import runs_two_bit_types
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.graph import ResultPlaces, own_copy, prepare, torch_layout, untouched
-from evoq_moo.quantizer import ResultRanges, parameters_of
-from evoq_moo.ranges import ActivationRange, LayerRanges
+from evoq_moo.quantizer import ActivationRange, LayerRanges, ResultRanges, parameters_of
 
 
 def outputs_of(path, x, **options):

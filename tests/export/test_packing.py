@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evoq_moo.arithmetic import weight_range
 from evoq_moo.errors import FormatError
 from evoq_moo.export._packing import bits_of, container_of, from_planes, plane_weights, to_planes
+from evoq_moo.quantizer import weight_range
 
 
 @given(bits=st.integers(2, 8), count=st.integers(1, 70), seed=st.integers(0, 2**32 - 1))

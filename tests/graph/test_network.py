@@ -9,7 +9,7 @@ from torch import nn
 
 from evoq_moo.graph import Product, capture_network, own_copy, untouched
 from evoq_moo.graph.ops import aten, target_name, target_of
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 
 class Nested(nn.Module):

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 from evoq_moo.errors import ArgumentError, BitWidthError
 from evoq_moo.operators import SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover, adapted_sensitivity
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.testing import check_algorithm
+from evoq_moo.testing.testing import check_algorithm
 
 
 def scaled(table, factors):
@@ -86,7 +86,7 @@ def test_learns_from_the_algorithm_and_depends_on_the_seed_only(toys, kind):
     algorithm.setup(problem, termination=("n_gen", 4), seed=1)
     while algorithm.has_next():
         algorithm.next()
-    assert len(algorithm.data["evoq_moo.evaluated"]) > 24
+    assert len(algorithm.data["evoq_moo.network.evaluated"]) > 24
 
 
 def test_two_runs_with_one_operator_do_not_see_each_other(toys):

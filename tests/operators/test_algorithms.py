@@ -16,6 +16,7 @@ from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.optimize import minimize
 from pymoo.util.ref_dirs import get_reference_directions
 
+from evoq_moo.baselines import greedy_path
 from evoq_moo.costs import cost_matrix
 from evoq_moo.operators import (
     BitWidthRepair,
@@ -25,9 +26,8 @@ from evoq_moo.operators import (
     SensitivitySampling,
     UniformBitCrossover,
     UniformBitMutation,
-    greedy_path,
 )
-from evoq_moo.testing import check_algorithm
+from evoq_moo.testing.testing import check_algorithm
 
 
 def operators(table):

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from evoq_moo.errors import ArgumentError, BitWidthError
 from evoq_moo.operators import UniformBitCrossover
-from evoq_moo.testing import check_crossover
+from evoq_moo.testing.testing import check_crossover
 
 
 def pairs(X):

@@ -7,7 +7,7 @@ from pymoo.core.population import Population
 from evoq_moo.costs import as_cost, cost_matrix
 from evoq_moo.errors import ArgumentError, UnknownNameError
 from evoq_moo.operators import FrontAwareCrossover
-from evoq_moo.testing import check_crossover
+from evoq_moo.testing.testing import check_crossover
 
 COSTS = ("size", "bops")
 

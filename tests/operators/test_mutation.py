@@ -15,7 +15,7 @@ from evoq_moo.operators import SensitivityGuidedMutation, move_probabilities
 from evoq_moo.operators._moves import COST_FLOOR, DIFFERENCE_FLOOR
 from evoq_moo.problems import traded_costs
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.testing import check_mutation
+from evoq_moo.testing.testing import check_mutation
 
 COSTS = ("size", "bops")
 

@@ -9,7 +9,7 @@ from evoq_moo.errors import ArgumentError
 from evoq_moo.operators import SensitivityGuidedMutation
 from evoq_moo.operators._moves import GuidedMoves
 from evoq_moo.operators._pairs import exchange
-from evoq_moo.testing import check_mutation
+from evoq_moo.testing.testing import check_mutation
 
 COSTS = ("size", "bops")
 

@@ -10,10 +10,11 @@ from pymoo.operators.sampling.rnd import FloatRandomSampling
 from pymoo.optimize import minimize
 from pymoo.problems import get_problem
 
+from evoq_moo.baselines import greedy_path
 from evoq_moo.costs import cost_matrix
 from evoq_moo.errors import ArgumentError, BitWidthError, UnknownNameError
-from evoq_moo.operators import BitWidthRepair, BudgetRepair, greedy_path
-from evoq_moo.testing import check_repair
+from evoq_moo.operators import BitWidthRepair, BudgetRepair
+from evoq_moo.testing.testing import check_repair
 
 GAPS = {"weight_bits": [2, 4, 8], "activation_bits": [3, 8, 16]}
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoq_moo.baselines import additive_front, additive_optimum
+from evoq_moo.baselines import additive_front, additive_optimum, greedy_path
 from evoq_moo.costs import cost_matrix
 from evoq_moo.errors import ArgumentError, UnknownNameError
-from evoq_moo.operators import SensitivitySampling, greedy_path
+from evoq_moo.operators import SensitivitySampling
 from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.testing import check_sampling
+from evoq_moo.testing.testing import check_sampling
 
 COSTS = ("size", "bops")
 

@@ -6,7 +6,7 @@ from scipy.stats import binomtest, chisquare
 
 from evoq_moo.errors import ArgumentError, BitWidthError
 from evoq_moo.operators import UniformBitMutation
-from evoq_moo.testing import check_mutation
+from evoq_moo.testing.testing import check_mutation
 
 
 @pytest.mark.parametrize("options", [{}, {"tied": True}, {"weight_bits": [2, 4, 8]}, {"activation_bits": [8]}])

@@ -9,15 +9,10 @@ from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.optimize import minimize
 
 import evoq_moo as evoq
-from evoq_moo import testing
 from evoq_moo.errors import ArgumentError, BitWidthError, InfeasibleBudgetError, UnknownNameError
-from evoq_moo.operators import (
-    BitWidthRepair,
-    SensitivityGuidedMutation,
-    SensitivitySampling,
-    UniformBitCrossover,
-)
+from evoq_moo.operators import BitWidthRepair, SensitivityGuidedMutation, SensitivitySampling, UniformBitCrossover
 from evoq_moo.problems import MixedPrecisionProblem
+from evoq_moo.testing import testing
 
 
 @pytest.fixture

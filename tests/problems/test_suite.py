@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import evoq_moo as evoq
-from evoq_moo import testing
-from evoq_moo.analysis import igd_plus, nondominated, normalized_hypervolume
 from evoq_moo.baselines import additive_front
 from evoq_moo.costs import cost_matrix, known_costs
 from evoq_moo.errors import ArgumentError, BitWidthError, FormatError, UnknownNameError
+from evoq_moo.indicators import igd_plus, nondominated, normalized_hypervolume
 from evoq_moo.problems import SurrogateProblem, get_problem, problem_names
 from evoq_moo.problems._gather import LayerSums
 from evoq_moo.problems._suite import CAPPED_BITS, VARIANTS, read_surrogate, write_surrogate
 from evoq_moo.space import LayerInfo, SearchSpace
+from evoq_moo.testing import testing
 
 NAMES = problem_names()
 

@@ -5,8 +5,14 @@ import torch
 from torch import nn
 
 from evoq_moo.graph import Geometry, Product, weight_of
-from evoq_moo.quantizer import QuantizedLayer, parameters_of, quantized_copy
-from evoq_moo.ranges import ActivationRange, LayerRanges, weight_scales
+from evoq_moo.quantizer import (
+    ActivationRange,
+    LayerRanges,
+    QuantizedLayer,
+    parameters_of,
+    quantized_copy,
+    weight_scales,
+)
 from evoq_moo.space import LayerInfo
 
 

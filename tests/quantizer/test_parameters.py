@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from evoq_moo.errors import ArgumentError
-from evoq_moo.quantizer import LayerParameters, parameters_of
-from evoq_moo.ranges import ActivationRange, LayerRanges, weight_scales
+from evoq_moo.quantizer import ActivationRange, LayerParameters, LayerRanges, parameters_of, weight_scales
 from evoq_moo.space import LayerInfo
 
 WEIGHT = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))

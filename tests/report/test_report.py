@@ -15,10 +15,9 @@ import evoq_moo as evoq
 from evoq_moo.calibration import CalibrationReport, StepReport
 from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
+from evoq_moo.evaluation import policy_key
 from evoq_moo.report import KnownPolicies, read_run, render_report, write_report
-from evoq_moo.sensitivity import SensitivityTable
-from evoq_moo.sensitivity_scan import scan_policies
-from evoq_moo.store import policy_key
+from evoq_moo.sensitivity import SensitivityTable, scan_policies
 
 MARKUP = "<script>document.title='broken'</script>&\"'$x$"
 LAYERS = [evoq.LayerInfo(name=n, kind="Conv2d", params=1000, macs=10**6) for n in ("first", MARKUP, "last")]

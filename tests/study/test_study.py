@@ -11,8 +11,9 @@ from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.problems.multi import ZDT5
 
 import evoq_moo as evoq
-from evoq_moo.analysis import hypervolume_curve, normalized_hypervolume
+from evoq_moo.analysis import hypervolume_curve
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, UnknownNameError
+from evoq_moo.indicators import normalized_hypervolume
 from evoq_moo.problems import MixedPrecisionProblem, get_problem
 from evoq_moo.study import ALGORITHMS, NetworkProblem, Run, Study, named_algorithm
 from evoq_moo.study import _study as study_module

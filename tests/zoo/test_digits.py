@@ -110,17 +110,6 @@ def test_unwritable_cache_is_a_warning(cache, caplog, monkeypatch):
     assert "can't be written" in caplog.text
 
 
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("EVOQ_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert digits.cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("EVOQ_CACHE")
-    assert digits.cache_folder() == tmp_path / "xdg" / "evoq-moo"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert digits.cache_folder() == tmp_path / ".cache" / "evoq-moo"
-
-
 def test_file_name_follows_the_recipe(monkeypatch):
     before = digits.cache_file().name
     monkeypatch.setitem(digits.RECIPE, "epochs", 1)

@@ -11,7 +11,7 @@ from torchvision.models.detection import ssd300_vgg16
 from evoq_moo import zoo
 from evoq_moo.detection import Detector
 from evoq_moo.errors import ArgumentError, WeightsError
-from evoq_moo.preprocess import Preprocess
+from evoq_moo.images import Preprocess
 
 
 def picture(seed=0):

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from evoq_moo import zoo
 from evoq_moo.detection import Detector
 from evoq_moo.errors import ArgumentError
+from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.preprocess import Preprocess
-from evoq_moo.recipe import Recipe
+from evoq_moo.runs import Recipe
 from evoq_moo.zoo import _ssd_mobilenet
 
 NAME = "ssd_mobilenet_v1_075_coco"

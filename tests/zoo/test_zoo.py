@@ -8,16 +8,10 @@ import torch
 from torch import nn
 
 from evoq_moo import zoo
-from evoq_moo.data import Preprocess
-from evoq_moo.errors import (
-    ArgumentError,
-    MissingFileError,
-    MissingPackageError,
-    UnknownNameError,
-    WeightsError,
-)
+from evoq_moo.errors import ArgumentError, MissingFileError, MissingPackageError, UnknownNameError, WeightsError
+from evoq_moo.images import Preprocess
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.recipe import Recipe
+from evoq_moo.runs import Recipe
 
 TORCHVISION = (
     "resnet18",

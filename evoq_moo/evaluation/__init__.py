@@ -1,0 +1,15 @@
+"""Evaluating policies: once each, on any number of workers, kept in a store."""
+
+from evoq_moo.evaluation.evaluator import Evaluator
+from evoq_moo.evaluation.store import EvaluationStore, policy_key
+from evoq_moo.evaluation.workers import NetworkFactory, ProcessPool, Workers, live_with_parent
+
+__all__ = [
+    "EvaluationStore",
+    "Evaluator",
+    "NetworkFactory",
+    "ProcessPool",
+    "Workers",
+    "live_with_parent",
+    "policy_key",
+]
