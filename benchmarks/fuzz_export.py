@@ -3,7 +3,7 @@
     python benchmarks/fuzz_export.py run --minutes 60 -o fuzz
     python benchmarks/fuzz_export.py repeat 1-2345 -o fuzz
 
-Each case is made from its seed and number alone: one of the files that the export writes (both forms of ONNX, a table
+Each case is made from its seed and number alone: one of the files that the export writes (all forms of ONNX, a table
 of bit-widths, a calibrated folder), changed at random: bytes cut, set, inserted, copied; fields of the protobuf message
 or of the JSON text removed, doubled or replaced. A worker process reads it, and verifies it where it can be read. What
 escapes as another exception, kills the worker or takes longer than a limit is printed and kept in `findings.json`.
@@ -60,12 +60,12 @@ class Targets:
         policy = self.quantized.space.policy(self.quantized.space.sample(1, np.random.default_rng(0))[0])
         self.network = evoq.calibrate(self.quantized, policy, ["features"], progress=False)
         folder.mkdir(parents=True, exist_ok=True)
-        for form in ("exact", "qdq"):
+        for form in ("int8", "exact", "qdq"):
             export_onnx(self.network, folder / f"{form}.onnx", sample=self.images, form=form)
         for kind in ("csv", "json"):
             write_bits(policy, folder / f"bits.{kind}")
         self.network.save(folder / "calibrated")
-        names = ("exact.onnx", "qdq.onnx", "bits.csv", "bits.json")
+        names = ("int8.onnx", "exact.onnx", "qdq.onnx", "bits.csv", "bits.json")
         self.files = {name: (folder / name).read_bytes() for name in names}
         pair = ("calibrated.json", "calibrated.safetensors")
         self.pair = {name: (folder / "calibrated" / name).read_bytes() for name in pair}

@@ -30,9 +30,9 @@ from evoq_moo.cli._next import GOES_ON, consent_words, say_if_interrupted, say_n
 from evoq_moo.cli._policy import print_policy
 from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
-from evoq_moo.detection import DetectionSet, evaluate_detection
+from evoq_moo.detection import BoxDecoder, DetectionSet, attribute_of, evaluate_detection
 from evoq_moo.errors import ArgumentError
-from evoq_moo.export import load_calibrated
+from evoq_moo.export import OnnxNetwork, load_calibrated
 from evoq_moo.files import check_writable
 from evoq_moo.front import PICKS, ParetoFront, check_costs
 from evoq_moo.images import Preprocess
@@ -54,7 +54,7 @@ Networks = list[tuple[str, nn.Module]]
 
 def evaluate_command(
     source: Annotated[
-        Path, typer.Argument(help="Folder of a run, its front file, or a folder that `evoq calibrate` wrote.")
+        Path, typer.Argument(help="Folder of a run, its front file, a folder of `evoq calibrate`, or an .onnx file.")
     ],
     *,
     pick: Annotated[str, typer.Option(help=f"Which policy: {PICKS}.")] = "knee",
@@ -99,15 +99,12 @@ def evaluate_command(
         name = "calibrated" if calibrated else "again"
         raise ArgumentError(f"{name}: given without a curve to measure; allowed: with --all or --points 12")
     checked_calibration(steps)
-    if (source / "calibrated.json").is_file():
+    one = _one_policy(source, factory, trust=trust)
+    if one is not None:
         if curve:
             raise ArgumentError(f"source: given {source}, which holds one policy; --all and --points: a run")
-        own = source / RECIPE_FILE
-        vouched = read_recipe(own).vouch(factory) if factory is not None and own.is_file() else None
-        module, recipe = load_calibrated(source, recipe=vouched, trust=trust)
-        model, base = recipe.load_model()
+        networks, model, base, recipe = one
         preprocess = _preprocess_of(model, base, recipe, options)
-        networks: Networks = [("float", module.reference), ("calibrated", module)]
         _compare(networks, model, preprocess, recipe, form, images, labels, annotations, limit, threads)
         return
     front = load_front(source)
@@ -123,8 +120,8 @@ def evaluate_command(
         networks = [("float", network.network), ("quantized", network.apply(policy))]
         _compare(networks, model, preprocess, recipe, form, images, labels, annotations, limit, threads)
         return
-    file = (source if source.is_dir() else source.parent) / CURVE_FILE
-    check_writable("source", file)
+    kept = (source if source.is_dir() else source.parent) / CURVE_FILE
+    check_writable("source", kept)
     judge = judge_of(
         model,
         preprocess,
@@ -141,11 +138,32 @@ def evaluate_command(
     if source.is_dir():
         found = measure_run(network, source, judge, costs=tables_of(source, trust=trust), **measured)
     else:
-        found = measure_curve(network, front, judge, path=file, **measured)
+        found = measure_curve(network, front, judge, path=kept, **measured)
     emit(found.table(), form)
-    files(file.parent, file.name, *(("accuracy.png", "front.png") if source.is_dir() else ()))
+    files(kept.parent, kept.name, *(("accuracy.png", "front.png") if source.is_dir() else ()))
     words = [*consent_words(source), *image_words(images, labels, annotations)]
     say_next("ship", source, "--pick", "drop<=1", "-o", "model.onnx", *words)
+
+
+def _one_policy(
+    source: Path, factory: str | None, *, trust: bool
+) -> tuple[Networks, nn.Module, Preprocess, Recipe] | None:
+    """Return the networks of a calibrated folder or file, with the model, preprocessing and recipe; None of others."""
+    if (source / "calibrated.json").is_file():
+        own = source / RECIPE_FILE
+        vouched = read_recipe(own).vouch(factory) if factory is not None and own.is_file() else None
+        module, recipe = load_calibrated(source, recipe=vouched, trust=trust)
+        model, base = recipe.load_model()
+        return [("float", module.reference), ("calibrated", module)], model, base, recipe
+    if source.suffix == ".onnx":
+        file = OnnxNetwork(source)
+        recipe = file.recipe(trust=trust)
+        recipe = recipe if factory is None else recipe.vouch(factory)
+        model, base = recipe.load_model()
+        file.decoder = attribute_of(model, "decoder", BoxDecoder)
+        file.class_names = attribute_of(model, "class_names", tuple)
+        return [("float", model), ("file", file)], model, file.preprocess or base, recipe
+    return None
 
 
 def _preprocess_of(
@@ -206,6 +224,7 @@ def _compare(
                 preprocess=preprocess,
                 limit=limit,
                 threads=threads,
+                reference=networks[0][1] if name != "float" else None,
                 compare=name != "float",
             ),
         )

@@ -16,7 +16,8 @@ COMMANDS = {
     "profile": "Measure each layer's time here, at the bit-widths that ONNX has types for.",
     "search": "Search for the front of output difference against cost.",
     "show": "Show a front as a table, or one of its policies layer by layer.",
-    "evaluate": "Measure accuracy on labelled images: of one policy beside the float network, or the curve of a whole front.",
+    "evaluate": "Measure accuracy on labelled images: of one policy beside the float network, or the curve of a whole"
+    " front.",
     "ship": "Calibrate, export, verify and measure one policy of a front: a file that runs.",
     "calibrate": "Calibrate one policy of a front with the run's own samples, and write its parameters.",
     "export": "Write a calibrated network as a file that other programs run.",

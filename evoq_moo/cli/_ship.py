@@ -28,6 +28,7 @@ from evoq_moo.cli._next import say_next
 from evoq_moo.cli._results import save_result
 from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
+from evoq_moo.detection import BoxDecoder, attribute_of
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export import OnnxNetwork, Verification, check_packages, export_onnx, verify_onnx
 from evoq_moo.files import check_writable
@@ -105,16 +106,21 @@ class Shipping:
     ) -> Table:
         """Return float, chosen and shipped network side by side."""
         judge = self.judge
-        table = Table("network", "size (KiB)", "one image (ms)", f"{judge.measure if judge else 'accuracy'} (%)")
+        table = Table(
+            "network", "size (KiB)", "one image in onnxruntime (ms)", f"{judge.measure if judge else 'accuracy'} (%)"
+        )
         floating = sum(p.numel() * p.element_size() for p in network.network.parameters())
         cost = network.cost(policy)
         latency = verified.latency
-        one_output = judge is not None and judge.measure == "top-1"
-        shipped: nn.Module = OnnxNetwork(self.output) if one_output else calibrated
+        shipped = OnnxNetwork(
+            self.output,
+            decoder=attribute_of(network.network, "decoder", BoxDecoder),
+            class_names=attribute_of(network.network, "class_names", tuple),
+        )
         rows: list[tuple[str, float, float | None, nn.Module]] = [
-            ("float, torch", floating / 1024, latency.floating if latency else None, network.network),
+            ("float", floating / 1024, latency.float_onnx if latency else None, network.network),
             ("chosen, before calibration", 1024 * (cost.size_mib + cost.overhead_mib), None, network.apply(policy)),
-            ("shipped, onnxruntime", verified.size / 1024, latency.onnx if latency else None, shipped),
+            ("shipped", verified.size / 1024, latency.onnx if latency else None, shipped),
         ]
         for name, size, time, module in rows:
             accuracy = None if judge is None else judge.accuracy_of(module)

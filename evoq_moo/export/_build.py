@@ -1,5 +1,6 @@
 """The parts of an ONNX model that is being made: nodes, constants, names."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,10 @@ class Build:
         values: Constants by name.
         names: For each mark's result, the name of what took its place.
         inputs: For each value and quantization, the names of the quantized value and of its scale.
-        layer: The layer whose nodes are being added; empty for none, or where names are not asked for.
-        called: Layers whose inputs have been quantized, once for each call.
+        named: Whether nodes are named after the layer that they are of.
+        layer: The layer whose nodes are being added; empty for none.
+        calls: How often a name was asked for.
+        shared: Results of nodes that are added once only.
         count: Of names made up so far.
     """
 
@@ -31,8 +34,10 @@ class Build:
     values: dict[str, Any] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     inputs: dict[tuple[str, float, int, int, bool], tuple[str, str]] = field(default_factory=dict)
+    named: bool = False
     layer: str = ""
-    called: list[str] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+    shared: dict[tuple[object, ...], str] = field(default_factory=dict)
     count: int = 0
 
     def value(self, name: str, array: npt.NDArray[Any], dtype: int | None = None) -> str:
@@ -41,7 +46,7 @@ class Build:
 
         if name not in self.values:
             if dtype is None:
-                self.values[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+                self.values[name] = numpy_helper.from_array(np.array(array, order="C"), name)
             else:
                 narrow = array.astype(helper.tensor_dtype_to_np_dtype(dtype))
                 self.values[name] = numpy_helper.from_array(narrow, name)
@@ -57,8 +62,20 @@ class Build:
 
     def add(self, node: Any) -> None:
         """Add a node; its name tells which layer it is of."""
-        node.name = f"{self.layer}{LAYER_MARK}{len(self.nodes)}" if self.layer else ""
+        node.name = f"{self.layer}{LAYER_MARK}{len(self.nodes)}" if self.named and self.layer else ""
         self.nodes.append(node)
+
+    def once(self, operator: str, inputs: Sequence[str], **attributes: int) -> str:
+        """Add a node unless there is one of the same inputs, and return the name of its result."""
+        key = (operator, *inputs, *sorted(attributes.items()))
+        if key not in self.shared:
+            self.shared[key] = self.node(operator, inputs, None, **attributes)
+        return self.shared[key]
+
+    def call(self, name: str) -> str:
+        """Return a name, with a number behind it if it was asked for before."""
+        self.calls[name] += 1
+        return name if self.calls[name] == 1 else f"{name}.{self.calls[name] - 1}"
 
     def result(self) -> str:
         """Return a name that nothing has yet."""

@@ -21,21 +21,8 @@ from evoq_moo.graph import Product, per_channel, product
 from evoq_moo.quantizer import LayerParameters, ResultQuantizer, activation_range, centered_levels
 
 EXACT, QDQ = "exact", "qdq"
-FORMS = (EXACT, QDQ)
-"""Of a file: the exact one, and the usual one of QuantizeLinear and DequantizeLinear around float products."""
 LARGEST = 2**24
 """Up to here float32 holds every integer."""
-
-
-def check_form(form: str) -> str:
-    """Return a form.
-
-    Raises:
-        ArgumentError: There is no such form.
-    """
-    if form not in FORMS:
-        raise ArgumentError(f"form: given {form!r}; allowed: {' or '.join(map(repr, FORMS))}")
-    return form
 
 
 def is_exact(p: LayerParameters) -> bool:

@@ -1,81 +1,43 @@
-"""From a marked graph and a policy's parameters to standard ONNX: QuantizeLinear and DequantizeLinear at each layer."""
+"""The reference forms: QuantizeLinear and DequantizeLinear at each layer, exact products or float ones behind them."""
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.errors import NetworkError
 from evoq_moo.export._build import Build
 from evoq_moo.export._exact import EXACT
-from evoq_moo.export._packing import FLOAT, bits_of, container_of, plane_weights, to_planes
-from evoq_moo.export._products import LayerPlan, array_of, bias_of, exact_product, guarded_product
-from evoq_moo.export._shipment import Shipment
-from evoq_moo.export._template import BIAS, DOMAIN, OPSET, RESULT, WEIGHT, Template, require_onnx
-from evoq_moo.files import package_versions
-from evoq_moo.quantizer import ResultParameters, activation_range, arithmetic
-
-FORMAT_VERSION = "2"
-PREFIX = "evoq_moo."
-"""Of the keys of a model's metadata."""
-SIZES = ("weights", "stored_weights", "overhead", "float_rest")
-"""What a file takes, by part (:func:`sizes_of`)."""
-TWO_BIT_OPSET = 25
-"""The first opset with 2-bit types."""
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_LARGEST = 2**31 - 2**20
-"""What one protobuf message can hold (bytes), with room for the graph."""
+from evoq_moo.export._job import Choice, Job
+from evoq_moo.export._packing import FLOAT, bits_of, container_of
+from evoq_moo.export._products import PRODUCTS, LayerPlan, array_of, bias_of, exact_product, guarded_product
+from evoq_moo.export._template import BIAS, DOMAIN, RESULT, WEIGHT
+from evoq_moo.export._weights import unpacked
+from evoq_moo.graph import RESULT_BITS
+from evoq_moo.quantizer import ResultParameters, activation_range
 
 
-def lower(
-    shipment: Shipment,
-    template: Template,
-    *,
-    form: str = EXACT,
-    packed: bool = True,
-    opset: int | None = None,
-    named: bool = False,
-) -> Any:
-    """Return the ONNX model of a network under its policy.
+def write_reference(form: str, job: Job) -> None:
+    """Write a network's nodes in the exact form or in ``"qdq"``.
 
     Args:
-        shipment: The network.
-        template: Its marked graph.
-        form: ``"exact"`` or ``"qdq"``.
-        packed: Pack weights of 3, 5, 6 and 7 bits (and 2, where there is no such type) as bit planes.
-        opset: 21, or 25 for 2-bit types.
-        named: Name the nodes of each layer after it, for profilers.
+        form: Which of them.
+        job: What is written.
 
     Raises:
-        ArgumentError: The template is of another network, or `opset` is not allowed.
-        NetworkError: The graph holds operators outside standard ONNX, or is too large for one file.
+        NetworkError: The graph holds operators outside standard ONNX.
     """
-    onnx = require_onnx()
-    opset = OPSET if opset is None else opset
-    if opset not in (OPSET, TWO_BIT_OPSET) or opset > onnx.defs.onnx_opset_version():
-        raise ArgumentError(f"opset: given {opset!r}; allowed: {OPSET}, or {TWO_BIT_OPSET} where onnx has it")
-    _check_template(shipment, template)
-    model = onnx.ModelProto.FromString(template.model)
-    build = Build(two_bit_types=opset >= TWO_BIT_OPSET)
-    containers = containers_of(shipment, packed=packed, opset=opset)
-    plans = [
-        LayerPlan.of(p, layer, container, form)
-        for p, layer, container in zip(shipment.layers, shipment.products, containers, strict=True)
-    ]
+    build, model, plans = job.build, job.model, job.plans
     outputs = {value.name for value in model.graph.output}
-    results = {p.name: p for p in shipment.results}
+    results = {p.name: p for p in job.choice.shipment.results}
     weights: dict[str, LayerPlan] = {}
     for node in model.graph.node:
         if node.op_type == RESULT and node.domain == DOMAIN:
             build.layer = ""
-            _result(build, node, results.get(template.results[node.attribute[0].i]), form, node.output[0] in outputs)
+            _result(build, node, results.get(job.results[node.attribute[0].i]), form, node.output[0] in outputs)
             continue
         if node.domain == DOMAIN:
             plan = plans[node.attribute[0].i]
-            build.layer = plan.p.name if named else ""
+            build.layer = plan.p.name
             result = _replace(build, node, plan, is_output=node.output[0] in outputs)
             if node.op_type == WEIGHT:
                 weights[result] = plan
@@ -86,61 +48,42 @@ def lower(
             node.input[j] = build.names.get(name, name)
         if node.op_type == "Transpose" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
-        multiplied = weights.get(node.input[1]) if node.op_type in _PRODUCTS else None
-        build.layer = multiplied.p.name if named and multiplied is not None else ""
+        multiplied = weights.get(node.input[1]) if node.op_type in PRODUCTS else None
+        build.layer = multiplied.p.name if multiplied is not None else ""
         if multiplied is None:
             build.add(node)
         elif multiplied.exact:
             exact_product(build, node, multiplied)
         else:
             guarded_product(build, node, multiplied)
-    kept = list(model.graph.initializer)
-    nodes = list(build.nodes)
-    graph = onnx.helper.make_graph(
-        nodes, "evoq-moo", list(model.graph.input), list(model.graph.output), [*kept, *build.values.values()]
-    )
-    made = onnx.helper.make_model(
-        graph,
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-        ir_version=_ir_version(onnx, opset),
-        producer_name="evoq-moo",
-        producer_version=package_versions()["evoq-moo"],
-    )
-    _note(made, shipment, plans, form)
-    size = made.ByteSize()
-    if size > _LARGEST:
-        raise NetworkError(f"network: takes {size / 2**30:.1f} GiB, more than one ONNX file holds")
-    onnx.checker.check_model(made, full_check=True)
-    return made
 
 
-def _check_template(shipment: Shipment, template: Template) -> None:
-    biases = tuple(p.bias is not None for p in shipment.layers)
-    known = {p.name for p in shipment.results} <= set(template.results)
-    if template.layers != shipment.policy.layers or template.biases != biases or not known:
-        raise ArgumentError("template: is of another network")
-
-
-def containers_of(shipment: Shipment, *, packed: bool, opset: int) -> tuple[str, ...]:
-    """Return the container of each layer's weights.
+def reference_plans(form: str, choice: Choice) -> list[LayerPlan]:
+    """Return how each layer is written.
 
     8-bit weights on 8-bit inputs are stored unsigned where onnxruntime may fuse the product into an integer kernel
     (matrix products, and convolutions without bias): on processors without int8 dot products its kernels of unsigned
     inputs and signed weights saturate, those of two unsigned sides do not. Other widths never saturate.
+
+    Args:
+        form: ``"exact"`` or ``"qdq"``.
+        choice: What is asked for.
     """
-    return tuple(
-        container_of(
-            p.weight_bits,
-            packed=packed,
-            two_bit_types=opset >= TWO_BIT_OPSET,
-            unsigned=p.activation_bits == 8 and (p.kind == "Linear" or p.bias is None),
+    shipment = choice.shipment
+    return [
+        LayerPlan.of(
+            p,
+            layer,
+            container_of(
+                p.weight_bits,
+                packed=choice.packed,
+                two_bit_types=choice.two_bit_types,
+                unsigned=p.activation_bits == 8 and (p.kind == "Linear" or p.bias is None),
+            ),
+            form,
         )
-        for p in shipment.layers
-    )
-
-
-def _ir_version(onnx: Any, opset: int) -> int:
-    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+        for p, layer in zip(shipment.layers, shipment.products, strict=True)
+    ]
 
 
 def _replace(build: Build, node: Any, plan: LayerPlan, *, is_output: bool) -> str:
@@ -178,10 +121,9 @@ def _result(build: Build, node: Any, p: ResultParameters | None, form: str, is_o
 def _input(build: Build, plan: LayerPlan, source: str) -> str:
     """Add the quantization of a layer's input.
 
-    Levels of fewer bits than their type are bounded by a Clip of the float value, to the lowest and highest level's
-    value. That is exact: such a bound divided by the scale is its level but for 2^-23 of it, and rounds to it. It
-    stands in front of every type narrower than a byte: onnxruntime would move such a quantization before a MaxPool,
-    which takes none of those types.
+    Levels are uint8: runtimes know no narrower types everywhere. Those of fewer bits are bounded by a Clip of the float
+    value, to the lowest and highest level's value. That is exact: such a bound divided by the scale is its level but
+    for 2^-23 of it, and rounds to it.
 
     In the exact form, as in our arithmetic, the value is multiplied by the scale's reciprocal and rounded to an
     integer; what comes out is the level without its zero point.
@@ -194,34 +136,22 @@ def _input(build: Build, plan: LayerPlan, source: str) -> str:
     if key in build.inputs:
         result, plan.input_scale = build.inputs[key]
         return result
-    dtype, width = _activation_type(bits, two_bit_types=build.two_bit_types)
     plan.input_scale = build.value(f"{p.name}.input_scale", np.array(scale))
-    zero_name = build.value(f"{p.name}.input_zero_point", np.array(zero, dtype=np.uint8), dtype)
+    zero_name = build.value(f"{p.name}.input_zero_point", np.array(zero, dtype=np.uint8))
     x, step, size = source, plan.input_scale, scale
     if plan.exact:
         x = build.node("Mul", [x, build.node("Reciprocal", [plan.input_scale])])
         step, size = build.unit(), np.float32(1)
-    if bits < width or (width < 8 and not plan.exact):
+    if activation_range(bits) != activation_range(RESULT_BITS):
         bounds = [
             build.value(f"{p.name}.input_{side}", np.array(np.float32(level - zero) * size, dtype=np.float32))
             for side, level in zip(("lowest", "highest"), activation_range(bits), strict=True)
         ]
         x = build.node("Clip", [x, *bounds])
-    calls = sum(name == p.name for name in build.called)
-    build.called.append(p.name)
-    result = f"{p.name}.input" + (f".{calls}" if calls else "")
+    result = build.call(f"{p.name}.input")
     levels = build.node("QuantizeLinear", [x, step, zero_name], f"{result}_levels")
     build.inputs[key] = build.node("DequantizeLinear", [levels, step, zero_name], result), plan.input_scale
     return result
-
-
-def _activation_type(bits: int, *, two_bit_types: bool) -> tuple[int | None, int]:
-    """Return the ONNX type of an input's levels (None: uint8) and its width (bits)."""
-    from onnx import TensorProto
-
-    if bits == 2 and two_bit_types:
-        return TensorProto.UINT2, 2
-    return (TensorProto.UINT4, 4) if bits <= 4 else (None, 8)
 
 
 def _weight(build: Build, plan: LayerPlan) -> str:
@@ -248,7 +178,7 @@ def _weight(build: Build, plan: LayerPlan) -> str:
         zeros = build.value(f"{name}_zero_points", np.full(shape, 128, dtype=np.uint8))
         return build.node("DequantizeLinear", [build.value(f"{name}_levels", shifted), steps, zeros], name, **axis)
     if container.startswith("bits"):
-        stored = _unpacked(build, name, levels, bits_of(container))
+        stored = unpacked(build, name, levels, bits_of(container))
     else:
         dtype = {"int8": None, "int4": TensorProto.INT4, "int2": getattr(TensorProto, "INT2", None)}[container]
         stored = build.value(f"{name}_levels", levels, dtype)
@@ -259,80 +189,3 @@ def _weight(build: Build, plan: LayerPlan) -> str:
         -1, plan.layer.weight.shape[1], *(1,) * geometry.dims
     )
     return build.node("Mul", [dequantized, build.value(f"{name}_spread_scales", array_of(plan.stored(spread)))], name)
-
-
-def _unpacked(build: Build, name: str, levels: npt.NDArray[np.int8], bits: int) -> str:
-    """Add the levels as bit planes, and the nodes that put them together; onnxruntime runs those once, at loading.
-
-    Level = sum over planes of bit x (1, 2, 4, ..., -2^(bits-1)), exact in float32.
-    """
-    from onnx import TensorProto
-
-    planes = to_planes(levels, bits)
-    stored = build.value(f"{name}_levels", planes[:, :, None])
-    shifts = build.value("evoq.shifts", np.arange(8, dtype=np.uint8))
-    one = build.value("evoq.one", np.array(1, dtype=np.uint8))
-    shifted = build.node("BitShift", [stored, shifts], direction="RIGHT")
-    found = build.node("Cast", [build.node("BitwiseAnd", [shifted, one])], to=TensorProto.FLOAT)
-    rows = build.node("Reshape", [found, build.value(f"evoq.rows{bits}", np.array([bits, -1], dtype=np.int64))])
-    sums = build.node(
-        "MatMul", [build.value(f"evoq.weights{bits}", plane_weights(bits)[None].astype(np.float32)), rows]
-    )
-    if levels.size % 8:
-        ends = [build.value(f"evoq.{n}", np.array([n], dtype=np.int64)) for n in (0, levels.size, 1)]
-        sums = build.node("Slice", [sums, ends[0], ends[1], ends[2]])
-    shape = build.value(f"evoq.shape{levels.shape}", np.array(levels.shape, dtype=np.int64))
-    return build.node("Cast", [build.node("Reshape", [sums, shape])], to=TensorProto.INT8)
-
-
-def _note(model: Any, shipment: Shipment, plans: Sequence[LayerPlan], form: str) -> None:
-    """Write the metadata: policy, containers, sizes, fingerprints, provenance."""
-    policy, containers = shipment.policy, [plan.container for plan in plans]
-    data: dict[str, Any] = {
-        "format": FORMAT_VERSION,
-        "arithmetic": str(arithmetic.VERSION),
-        "policy": {
-            "layers": list(policy.layers),
-            "weight_bits": list(policy.weight_bits),
-            "activation_bits": list(policy.activation_bits),
-        },
-        "form": form,
-        "exact": [plan.exact for plan in plans],
-        "containers": containers,
-        "fingerprints": {"network": shipment.network_fingerprint(), "parameters": shipment.fingerprint()},
-        "provenance": {"evoq_moo": package_versions()["evoq-moo"], "torch": torch.__version__, **shipment.provenance},
-    }
-    if shipment.preprocess is not None:
-        data["preprocess"] = shipment.preprocess.to_json()
-    data["sizes"] = sizes_of(shipment, containers)
-    for key, value in data.items():
-        entry = model.metadata_props.add()
-        entry.key = PREFIX + key
-        entry.value = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def sizes_of(shipment: Shipment, containers: Sequence[str]) -> dict[str, int]:
-    """Return what a file should take, in bytes.
-
-    Args:
-        shipment: The network.
-        containers: Of each layer's weights.
-
-    Returns:
-        ``"weights"``: the size objective; ``"stored_weights"``: the weights in their containers; ``"overhead"``:
-        scales, zero points and biases; ``"float_rest"``: parameters outside the quantizable layers.
-    """
-    cost = shipment.cost()
-    names = {p.name for p in shipment.layers}
-    inside = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
-    rest = [t for name, t in shipment.network.state_dict().items() if name not in inside]
-    parts = (
-        round(cost.size_mib * 2**20),
-        sum(
-            -(-p.value().numel() * bits_of(container) // 8)
-            for p, container in zip(shipment.layers, containers, strict=True)
-        ),
-        round(cost.overhead_mib * 2**20),
-        sum(t.numel() * t.element_size() for t in rest),
-    )
-    return dict(zip(SIZES, parts, strict=True))

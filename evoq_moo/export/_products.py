@@ -14,6 +14,9 @@ from evoq_moo.export._exact import EXACT, as_output, digit_plan, is_exact
 from evoq_moo.graph import Product, torch_layout
 from evoq_moo.quantizer import LayerParameters
 
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""ONNX's operators that layers are."""
+
 
 @dataclass
 class LayerPlan:
@@ -26,6 +29,7 @@ class LayerPlan:
         exact: Whether its product is of integers.
         base: Base of its weights' digits.
         digits: How many there are.
+        shift: Bits that the int8 form shifts its weights left by.
         input_scale: Name of its input's scale; empty until its input was quantized.
         factor: Name of what its sums are multiplied by; empty until it is in the graph.
         parts: For the name of its (transposed) weights, the names of their digits.
@@ -37,6 +41,7 @@ class LayerPlan:
     exact: bool
     base: int
     digits: int
+    shift: int = 0
     input_scale: str = ""
     factor: str = ""
     parts: dict[str, list[str]] = field(default_factory=dict)
@@ -52,6 +57,10 @@ class LayerPlan:
     def channels(self) -> int:
         """Output channels."""
         return len(self.p.value())
+
+    def stored_scales(self) -> npt.NDArray[np.float32]:
+        """Return the step of each output channel's weights as they are stored: shifted left."""
+        return array_of(self.p.weight_scales) * np.float32(2.0**-self.shift)
 
     def stored(self, weight: Tensor) -> Tensor:
         """Return a weight, or what broadcasts over one, in ONNX's layout."""

@@ -1,11 +1,11 @@
-"""`profile_latency`: each layer's time in onnxruntime on this machine, and how far the sum is from the whole."""
+"""`profile_latency`: each layer's time as it ships, on this machine, and how far the sum is from the whole."""
 
 import json
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -13,21 +13,29 @@ import numpy as np
 from rich.table import Table
 
 from evoq_moo.costs import LatencyTable
-from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.errors import ArgumentError, NetworkError, check_count
 from evoq_moo.export._build import LAYER_MARK
-from evoq_moo.export._lower import TWO_BIT_OPSET, lower
-from evoq_moo.export._onnx import runs_two_bit_types
+from evoq_moo.export._floating import float_model, static_model
+from evoq_moo.export._forms import FORMS, INT8
+from evoq_moo.export._integer import integer_nodes
+from evoq_moo.export._job import Choice
+from evoq_moo.export._model import make_model
 from evoq_moo.export._session import open_session, run_session
 from evoq_moo.export._shipment import shipment_of
+from evoq_moo.export._target import DEFAULT_TARGET, Target, target_of
 from evoq_moo.export._template import OPSET, make_template, require_onnx
-from evoq_moo.graph import rows
+from evoq_moo.export._timing import WARM, in_turns
+from evoq_moo.graph import RESULT_BITS, rows
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.progress import track
 from evoq_moo.space import ALLOWED_BITS, Policy
 
 PAIRS = ((8, 8), (8, 4), (4, 8), (4, 4), (2, 2), (32, 32))
-"""Weight and activation bits of the types that ONNX has: other pairs run as the next wider of them."""
+"""Weight and activation bits: other pairs take the time of the next wider of them."""
 ROUNDS = 3
+_FLOAT, _STATIC = "float", "static"
+_SHORTEST = 0.5
+"""The profiler counts whole microseconds: a node takes some part of one at least."""
 _FUSED = {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"}
 """Activation functions that onnxruntime fuses into a product."""
 
@@ -59,17 +67,27 @@ class Profile:
     Attributes:
         latency: The table.
         checks: Sums against wholes: every pair everywhere, and policies that mix them.
+        floating: The float network as ONNX, median (ms).
+        static: onnxruntime's own static quantization of it, median (ms).
     """
 
     latency: LatencyTable
     checks: tuple[SumCheck, ...]
+    floating: float
+    static: float
 
     def table(self) -> Table:
-        """Return the checks as a rich table."""
-        table = Table("policy", "sum (ms)", "measured (ms)", "error (%)")
+        """Return the checks as a rich table, and below them what the files are compared with."""
+        table = Table("policy", "sum (ms)", "measured (ms)", "error (%)", "of float")
         for check in self.checks:
-            row = (f"{check.summed:.3f}", f"{check.measured:.3f}", f"{100 * check.error:+.1f}")
-            table.add_row(check.policy, *row)
+            share = f"{check.measured / self.floating:.2f}"
+            table.add_row(
+                check.policy, f"{check.summed:.3f}", f"{check.measured:.3f}", f"{100 * check.error:+.1f}", share
+            )
+        table.add_row("float ONNX", "", f"{self.floating:.3f}", "", "1.00")
+        table.add_row(
+            "onnxruntime's quantize_static", "", f"{self.static:.3f}", "", f"{self.static / self.floating:.2f}"
+        )
         return table
 
 
@@ -80,14 +98,16 @@ def profile_latency(
     repeats: int = 30,
     threads: int = 1,
     mixed: int = 3,
+    target: str = DEFAULT_TARGET,
     progress: bool = True,
 ) -> Profile:
-    """Measure each layer of a network at pairs of bit-widths, as exported to ONNX, in onnxruntime on this machine.
+    """Measure each layer of a network at pairs of bit-widths, as it ships: int8 files in onnxruntime on this machine.
 
     The whole network is exported with one pair everywhere and run with onnxruntime's profiler; the medians of all nodes
-    of a layer (its quantization and dequantization, its product, its bias) make its time, those of all others the rest.
-    The sums are then compared with runs without the profiler, which has a cost of its own. All of it is done in three
-    rounds, and medians are taken over them, so that a machine that slows down does so for all.
+    of a layer (its quantization, its product with its bias and what follows in the same kernel) make its time, those of
+    all others the rest. The sums are then compared with runs without the profiler, which has a cost of its own, beside
+    the float network and onnxruntime's own static quantization, all in turns. All of it is done in three rounds, and
+    medians are taken over them, so that a machine that slows down does so for all.
 
     Args:
         network: The network; one of its samples is the input.
@@ -95,13 +115,15 @@ def profile_latency(
         repeats: Passes for each pair, rounded up to whole rounds.
         threads: Threads of onnxruntime.
         mixed: How many random policies of the measured pairs to check the sum on.
+        target: Of the files, as :func:`export_onnx` takes it.
         progress: Show progress on a terminal.
 
     Raises:
         ArgumentError: An argument is not allowed.
         MissingPackageError: onnx or onnxruntime is missing.
-        NetworkError: The network can't be exported.
+        NetworkError: The network can't be exported, or onnxruntime's profile does not tell a layer's time.
     """
+    runtime = target_of(target)
     check_count("repeats", repeats)
     check_count("threads", threads)
     check_count("mixed", mixed, lowest=0)
@@ -113,24 +135,32 @@ def profile_latency(
     rng = np.random.default_rng(0)
     drawn = [Policy.from_array(names, np.array(given)[rng.integers(len(given), size=len(names))]) for _ in range(mixed)]
     called = [*(f"W{w} A{a}" for w, a in given), *(f"mixed {i}" for i in range(mixed))]
-    run = _Runner(network, repeats=-(-repeats // ROUNDS), threads=threads)
+    run = _Runner(network, runtime, repeats=-(-repeats // ROUNDS), threads=threads)
     layers: list[dict[str, list[float]]] = [defaultdict(list) for _ in given]
-    wholes: list[list[float]] = [[] for _ in called]
-    with track(len(called) * (ROUNDS + 1), "profiling", enabled=progress) as bar:
+    wholes: dict[str, list[float]] = defaultdict(list)
+    with track(len(called) + ROUNDS * (len(given) + 1), "profiling", enabled=progress) as bar:
         models = []
         for policy in (*uniform, *drawn):
             models.append(run.model(policy))
             bar.advance()
+        compared = {**dict(zip(called, models, strict=True)), **run.compared()}
         for _ in range(ROUNDS):
-            for i, model in enumerate(models):
-                if i < len(given):
-                    for name, spent in run.profiled(model).items():
-                        layers[i][name].append(spent)
-                wholes[i].append(run.whole(model))
+            for i, model in enumerate(models[: len(given)]):
+                for name, spent in run.profiled(model).items():
+                    layers[i][name].append(spent)
                 bar.advance()
-    times = {
-        name: {pair: median(found[name] or [0.0]) for pair, found in zip(given, layers, strict=True)} for name in names
-    }
+            for name, all_spent in run.wholes(compared).items():
+                wholes[name] += all_spent
+            bar.advance()
+    lost = [
+        f"{name} at W{w} A{a}"
+        for (w, a), found in zip(given, layers, strict=True)
+        for name in names
+        if name not in found
+    ]
+    if lost:
+        raise NetworkError(f"onnxruntime's profile does not tell the time of layer {', '.join(lost[:3])}: not measured")
+    times = {name: {pair: median(found[name]) for pair, found in zip(given, layers, strict=True)} for name in names}
     rest = median([median(found[""] or [0.0]) for found in layers])
     table = LatencyTable(
         milliseconds=times, rest=rest, source=f"onnxruntime, {threads} thread(s), one sample, this machine"
@@ -139,59 +169,67 @@ def profile_latency(
         SumCheck(
             policy=what,
             summed=float(table.of(network.space.layers, policy.to_array())),
-            measured=median(spent),
+            measured=median(wholes[what]),
         )
-        for what, policy, spent in zip(called, (*uniform, *drawn), wholes, strict=True)
+        for what, policy in zip(called, (*uniform, *drawn), strict=True)
     ]
-    return Profile(latency=table, checks=tuple(checks))
+    return Profile(latency=table, checks=tuple(checks), floating=median(wholes[_FLOAT]), static=median(wholes[_STATIC]))
 
 
 class _Runner:
     """Exports a network under policies and times the files."""
 
-    def __init__(self, network: QuantizedNetwork, *, repeats: int, threads: int) -> None:
+    def __init__(self, network: QuantizedNetwork, target: Target, *, repeats: int, threads: int) -> None:
         self.network = network
+        self.target = target
         self.repeats = repeats
         self.threads = threads
         self.sample = rows(network.samples, slice(0, 1))
-        self.template = make_template(network.apply(network.uniform(8)), network.samples)
+        self.base = shipment_of(network.apply(network.uniform(RESULT_BITS)))
+        self.template = make_template(self.base, network.samples)
 
     def model(self, policy: Policy) -> bytes:
-        shipment = shipment_of(self.network.apply(policy))
-        two = any(2 in pair for pair in policy.to_array().tolist()) and runs_two_bit_types()
-        opset = TWO_BIT_OPSET if two else OPSET
-        content: bytes = lower(shipment, self.template, opset=opset, named=True).SerializeToString()
+        choice = Choice(
+            shipment=shipment_of(self.network.apply(policy)),
+            target=self.target,
+            packed=self.target.packed,
+            two_bit_types=False,
+        )
+        model, _ = make_model(self.template, choice, FORMS[INT8], opset=OPSET, named=True)
+        content: bytes = model.SerializeToString()
         return content
 
-    def whole(self, model: bytes) -> float:
-        """Return the median time of one pass (ms)."""
-        session = open_session(model, threads=self.threads, integer=True)
-        spent = []
-        for i in range(self.repeats + 2):
-            begun = time.perf_counter()
-            run_session(session, self.sample)
-            if i >= 2:  # the first passes warm up
-                spent.append(1000 * (time.perf_counter() - begun))
-        return median(spent)
+    def compared(self) -> dict[str, bytes]:
+        """Return what the files are compared with."""
+        floating = float_model(self.base, self.network.samples, self.template)
+        return {_FLOAT: floating, _STATIC: static_model(floating, self.network.samples)}
+
+    def wholes(self, models: Mapping[str, bytes]) -> dict[str, list[float]]:
+        """Return the times of whole passes (ms), all models in turns."""
+        sessions = {name: open_session(model, threads=self.threads, integer=True) for name, model in models.items()}
+        return in_turns({name: partial(run_session, one, self.sample) for name, one in sessions.items()}, self.repeats)
 
     def profiled(self, model: bytes) -> dict[str, float]:
         """Return the time of each layer's nodes (ms); under "" that of all others."""
         with tempfile.TemporaryDirectory() as folder:
-            session = open_session(model, threads=self.threads, integer=True, profile=Path(folder) / "profile")
-            for _ in range(self.repeats + 2):
+            optimized = Path(folder) / "optimized.onnx"
+            session = open_session(
+                model, threads=self.threads, integer=True, profile=Path(folder) / "profile", optimized=optimized
+            )
+            for _ in range(self.repeats + WARM):
                 run_session(session, self.sample)
             events = json.loads(Path(session.end_profiling()).read_text())
-        owners = _owners(model)
+            owners = {**_owners(model), **integer_nodes(optimized, self.network.space.layer_names)}
         spent: dict[str, list[float]] = defaultdict(list)
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                spent[event["name"]].append(event["dur"] / 1000)
+                spent[event["name"]].append(max(event["dur"], _SHORTEST) / 1000)
         found: dict[str, float] = defaultdict(float)
         known = set(self.network.space.layer_names)
         for name, durations in spent.items():
             node = name.removesuffix("_kernel_time").removesuffix("_nchwc")
             layer = owners.get(node, node.rpartition(LAYER_MARK)[0])
-            found[layer if layer in known else ""] += median(durations[2:] or durations)
+            found[layer if layer in known else ""] += median(durations[WARM:] or durations)
         return dict(found)
 
 

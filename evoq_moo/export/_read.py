@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evoq_moo.errors import FormatError
-from evoq_moo.export._exact import check_form
-from evoq_moo.export._lower import FORMAT_VERSION, PREFIX, SIZES
+from evoq_moo.export._forms import Form, form_of
+from evoq_moo.export._model import FORMAT_VERSION, PREFIX, SIZES
 from evoq_moo.export._packing import FLOAT, bits_of, from_planes
 from evoq_moo.export._template import OPSET, require_onnx
 from evoq_moo.files import T, Whole, parse_json, read_bytes, reading
+from evoq_moo.images import Preprocess
 from evoq_moo.quantizer import activation_range, weight_range
 from evoq_moo.space import Policy
 
@@ -56,23 +57,25 @@ class OnnxFile:
         path: Where it was read.
         content: Its bytes.
         model: The model.
-        form: ``"exact"`` or ``"qdq"``.
+        form: How it is written.
         policy: Its bit-widths.
         layers: Its layers, in policy order.
         sizes: What it should take (bytes), as `evoq_moo.export` noted it.
         fingerprints: Of the float network and of the parameters.
         provenance: Where it comes from.
+        preprocess: What makes its input of an image; None where the file does not say.
     """
 
     path: Path
     content: bytes
     model: Any
-    form: str
+    form: Form
     policy: Policy
     layers: tuple[OnnxLayer, ...]
     sizes: dict[str, int]
     fingerprints: dict[str, str]
     provenance: dict[str, Any]
+    preprocess: Preprocess | None
 
 
 def read_onnx(path: str | Path) -> OnnxFile:
@@ -165,10 +168,13 @@ def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
         return onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
 
     exact = note("exact", list[bool])
-    form = check_form(str(notes[f"{PREFIX}form"]))
+    form = form_of(str(notes[f"{PREFIX}form"]))
+    shifts = note("shifts", list[Whole]) if form.integer else [0] * len(exact)
     layers = tuple(
-        _layer(name, container, bits, array, exact=one)
-        for name, container, bits, one in zip(policy.layers, containers, policy.to_array().tolist(), exact, strict=True)
+        _layer(name, container, bits, array, exact=one, shift=shift)
+        for name, container, bits, one, shift in zip(
+            policy.layers, containers, policy.to_array().tolist(), exact, shifts, strict=True
+        )
     )
     _check_scales(onnx, model, tensors)
     return OnnxFile(
@@ -181,6 +187,7 @@ def _read(onnx: Any, path: Path, content: bytes, model: Any) -> OnnxFile:
         sizes=_sizes(note("sizes", dict[str, Whole])),
         fingerprints=note("fingerprints", dict[str, str]),
         provenance=note("provenance", dict[str, Any]),
+        preprocess=Preprocess.from_json(note("preprocess", dict[str, Any])) if f"{PREFIX}preprocess" in notes else None,
     )
 
 
@@ -190,7 +197,7 @@ def _sizes(given: dict[str, int]) -> dict[str, int]:
     return given
 
 
-def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: bool) -> OnnxLayer:
+def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: bool, shift: int) -> OnnxLayer:
     weight_bits, activation_bits = bits
     width = bits_of(container)
     levels = weight = scales = None
@@ -200,7 +207,7 @@ def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: boo
         if weight_bits > width:
             raise FormatError(f"layer {name!r}: {weight_bits}-bit weights in container {container}")
         scales = _float32(array(f"{name}.weight_scales"), f"layer {name!r}: weight scales")
-        levels = _levels(name, container, array)
+        levels = _levels(name, container, array, shift)
         lowest, highest = weight_range(weight_bits)
         if levels.size and not lowest <= int(levels.min()) <= int(levels.max()) <= highest:
             raise FormatError(
@@ -208,7 +215,6 @@ def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: boo
                 f"{lowest}..{highest}"
             )
         _check_positive(f"layer {name!r}: weight scales", scales)
-    bias = array(f"{name}.bias")
     scale, zero = array(f"{name}.input_scale"), array(f"{name}.input_zero_point")
     if (scale is None) != (zero is None):
         raise FormatError(f"layer {name!r}: has one of input scale and zero point; allowed: both or neither")
@@ -217,11 +223,14 @@ def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: boo
         if zero.size != 1 or scale.size != 1 or not lowest <= int(zero.astype(np.int64).reshape(())) <= highest:
             raise FormatError(f"layer {name!r}: input zero point {zero}; allowed: {lowest}..{highest}")
         _check_positive(f"layer {name!r}: input scale", scale)
+    bias = array(f"{name}.bias")
+    if bias is None and (steps := array(f"{name}.bias_levels")) is not None:
+        bias = _bias(name, steps, scales, scale, array(f"{name}.bias_scales"))
     return OnnxLayer(
         name=name,
         container=container,
         levels=levels,
-        scales=scales,
+        scales=None if scales is None else scales * np.float32(2**shift),
         weight=weight,
         bias=None if bias is None else _float32(bias, f"layer {name!r}: bias").reshape(-1),
         input_scale=None if scale is None else float(scale.reshape(())),
@@ -230,14 +239,35 @@ def _layer(name: str, container: str, bits: list[int], array: Any, *, exact: boo
     )
 
 
-def _levels(name: str, container: str, array: Any) -> npt.NDArray[np.int8]:
+def _bias(
+    name: str,
+    levels: npt.NDArray[Any],
+    weight_scales: npt.NDArray[np.float32] | None,
+    input_scale: npt.NDArray[np.float32] | None,
+    steps: npt.NDArray[np.float32] | None,
+) -> npt.NDArray[np.float32]:
+    """Return a bias of int32 levels: their steps are the products of both scales, in the file or computed by it."""
+    if weight_scales is None or input_scale is None or levels.dtype != np.int32 or levels.shape != weight_scales.shape:
+        raise FormatError(f"layer {name!r}: bias levels {levels.dtype} {levels.shape}; allowed: int32, one a channel")
+    if steps is None:
+        steps = weight_scales * np.float32(input_scale)
+    _check_positive(f"layer {name!r}: bias scales", steps)
+    return np.asarray(levels * steps.astype(np.float64), dtype=np.float32)
+
+
+def _levels(name: str, container: str, array: Any, shift: int) -> npt.NDArray[np.int8]:
     stored = array(f"{name}.weight_levels")
     if stored is None:
         raise FormatError(f"layer {name!r}: has no weight levels")
     if container == "uint8":
         return np.asarray((stored.astype(np.int16) - 128).astype(np.int8))
     if not container.startswith("bits"):
-        return np.asarray(stored.astype(np.int8))
+        levels = np.asarray(stored.astype(np.int8))
+        if container != "int8" or not shift:
+            return levels
+        if shift >= 8 or (levels & np.int8(2**shift - 1)).any():
+            raise FormatError(f"layer {name!r}: weight levels that are not shifted left by {shift} bits")
+        return levels >> np.int8(shift)
     bits = bits_of(container)
     if stored.dtype != np.uint8 or stored.ndim != 3 or stored.shape[0] != bits or stored.shape[2] != 1:
         raise FormatError(f"layer {name!r}: bit planes of shape {stored.shape}; allowed: uint8 ({bits}, bytes, 1)")
@@ -251,14 +281,17 @@ def _float32(found: npt.NDArray[Any] | None, what: str) -> npt.NDArray[np.float3
 
 
 def _check_scales(onnx: Any, model: Any, tensors: dict[str, Any]) -> None:
-    """Raise unless every scale is a positive number kept in the file."""
+    """Raise unless every scale is a positive number kept in the file, or the product of two such."""
+    products = {node.output[0]: list(node.input) for node in model.graph.node if node.op_type == "Mul"}
     for node in _nodes(model.graph, 0):
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
             continue
-        if len(node.input) < 2 or node.input[1] not in tensors:
-            raise FormatError(f"a {node.op_type} computes its scale; allowed: scales in the file")
-        scale = onnx.numpy_helper.to_array(tensors[node.input[1]])
-        _check_positive(f"scale {node.input[1]!r}", scale)
+        scale = node.input[1] if len(node.input) > 1 else ""
+        names = products.get(scale, [scale])
+        if any(name not in tensors for name in names):
+            raise FormatError(f"a {node.op_type} computes its scale; allowed: scales in the file, products of two")
+        for name in names:
+            _check_positive(f"scale {name!r}", onnx.numpy_helper.to_array(tensors[name]))
 
 
 def _check_positive(what: str, scales: npt.NDArray[Any]) -> None:

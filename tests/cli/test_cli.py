@@ -469,14 +469,18 @@ def test_annotations_are_of_detectors(run_folder):
 def test_export_and_verify(run_folder, tmp_path):
     calibrated, file = tmp_path / "calibrated", tmp_path / "model.onnx"
     evoq_command("calibrate", run_folder, "--pick", "knee", "--steps", "outputs", "-o", calibrated)
-    assert "predicted" in evoq_command("export", calibrated, "-o", file)
+    assert "for avx2" in evoq_command("export", calibrated, "-o", file, "--target", "avx2")
     assert evoq.load(calibrated).policy == load_front(run_folder).pick("knee")
     evoq_command("export", calibrated, "-o", tmp_path / "bits.csv")
     assert "block1.conv1," in (tmp_path / "bits.csv").read_text()
     images, _ = evoq.zoo.digits.load_images("test")
     np.savez(tmp_path / "digits.npz", images=images[:30])
-    output = evoq_command("verify", file, "--against", calibrated, "--images", tmp_path / "digits.npz")
+    # So small a network is as fast in float: no times.
+    words = ["verify", file, "--against", calibrated, "--images", tmp_path / "digits.npz", "--repeats", 0]
+    output = evoq_command(*words)
     assert "top-1" in output
+    assert "layers in integer kernels" in output
+    assert "file" in evoq_command("evaluate", file, "--limit", 50)
     other = tmp_path / "other"
     evoq_command("calibrate", run_folder, "--pick", "difference", "--steps", "outputs", "-o", other)
     words = ["verify", file, "--against", other, "--images", tmp_path / "digits.npz", "--limit", 5]
@@ -489,3 +493,7 @@ def test_export_and_verify(run_folder, tmp_path):
     assert "predicted" in evoq_command("export", calibrated, "-o", file, "--model", "digits", "--plain")
     with pytest.raises(ArgumentError, match="output: given"):
         evoq_command("export", calibrated, "-o", tmp_path / "model.bin")
+    with pytest.raises(ArgumentError, match="target: unknown name 'tpu'"):
+        evoq_command("export", calibrated, "-o", file, "--target", "tpu")
+    with pytest.raises(ArgumentError, match="form: unknown name 'int4'"):
+        evoq_command("export", calibrated, "-o", file, "--form", "int4")

@@ -155,7 +155,7 @@ def wide():
 @pytest.mark.parametrize("packed", [False, True])
 def test_torch_and_onnxruntime_give_the_same_bits(wide, tmp_path, packed, integer):
     network, x, template = wide
-    export_onnx(network, tmp_path / "m.onnx", template=template, packed=packed)
+    export_onnx(network, tmp_path / "m.onnx", template=template, form="exact", packed=packed)
     assert [layer.exact for layer in read_onnx(tmp_path / "m.onnx").layers] == [True, True, True, True, False]
     exact = exact_network(network)
     session = open_session(tmp_path / "m.onnx", integer=integer)
@@ -186,9 +186,9 @@ def test_both_forms_pass_verification_and_say_which_they_are(branches, branches_
     for form in ("exact", "qdq"):
         path = tmp_path / f"{form}.onnx"
         export_onnx(network, path, template=branches_template, form=form)
-        assert read_onnx(path).form == form
+        assert read_onnx(path).form.name == form
         assert verify_onnx(path, network, branches.samples, repeats=0).passed
     names = [n.name for n in onnx.load(tmp_path / "exact.onnx").graph.node if n.name]
     assert len(names) == len(set(names))
-    with pytest.raises(ArgumentError, match="form: given 'float'; allowed: 'exact' or 'qdq'"):
+    with pytest.raises(ArgumentError, match="form: unknown name 'float'"):
         export_onnx(network, path, template=branches_template, form="float")

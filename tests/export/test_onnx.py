@@ -37,7 +37,7 @@ def test_random_policies_compute_the_same(branches, branches_template, policies_
     for i, policy in enumerate(policies_of(branches, 6, seed=opset)):
         network = branches.apply(policy)
         path = tmp_path / f"{i}.onnx"
-        export_onnx(network, path, packed=packed, opset=opset, template=branches_template)
+        export_onnx(network, path, form="exact", packed=packed, opset=opset, template=branches_template)
         for count in (1, 3):
             x = branches.samples[:count]
             for integer in (False, True):
@@ -92,7 +92,7 @@ def test_output_maps_are_in_the_graph(branches, tmp_path):
     calibrated = CalibratedNetwork(
         reference=branches.network, layers=shipment.layers, results=shipment.results, outputs=maps, report=None
     )
-    export_onnx(calibrated, tmp_path / "m.onnx", sample=branches.samples)
+    export_onnx(calibrated, tmp_path / "m.onnx", sample=branches.samples, form="exact")
     found = outputs_of(tmp_path / "m.onnx", branches.samples)
     for name, expected in calibrated(branches.samples).items():
         assert_close(found[name], expected)
@@ -126,7 +126,7 @@ def test_eight_by_eight_bits_do_not_saturate(tmp_path):
     for model, x in ((conv, images), (Tokens(), images.flatten(2).transpose(1, 2)[:, :7].contiguous())):
         network = evoq.QuantizedNetwork(worst_case(model), x, engine="reference", progress=False)
         applied = network.apply(network.uniform(8))
-        export_onnx(applied, tmp_path / "m.onnx", sample=x)
+        export_onnx(applied, tmp_path / "m.onnx", sample=x, form="exact")
         for integer in (True, False):
             found = outputs_of(tmp_path / "m.onnx", x, integer=integer)["output"]
             assert_close(found, applied(x), tolerance=1e-3)
@@ -198,7 +198,7 @@ def test_files_take_as_many_samples_as_the_graph(tmp_path):
     for model, any_size in ((AsksByShape(), True), (AsksByLen(), False)):
         network = quickly_quantized(model, x, seed=0)
         assert network.reference.graph.any_size == any_size
-        export_onnx(network, tmp_path / "m.onnx", sample=x)
+        export_onnx(network, tmp_path / "m.onnx", sample=x, form="exact")
         batch = onnx.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape.dim[0]
         assert batch.dim_param == "batch" if any_size else batch.dim_value == 2
         for count in (1, 2, 3) if any_size else (2,):

@@ -17,7 +17,9 @@ def test_every_layer_has_a_time_at_every_pair(branches, tmp_path):
     assert sum(value for times in table.milliseconds.values() for value in times.values()) > 0
     assert [check.policy for check in found.checks] == ["W8 A8", "W4 A4", "W32 A32", "mixed 0"]
     assert all(check.measured > 0 and check.summed >= 0 for check in found.checks)
-    assert found.table().row_count == 4
+    assert found.table().row_count == 6  # four policies, the float network and quantize_static
+    assert found.floating > 0
+    assert found.static > 0
     table.save(tmp_path / "latency.csv")
     loaded = evoq.LatencyTable.load(tmp_path / "latency.csv")
     problem = MixedPrecisionProblem(branches, objectives=("difference", "latency"), costs=[loaded])

@@ -117,6 +117,13 @@ class TestCode:
             assert not (here / "it_ran").exists()
         assert evoq.load("calibrated", trust=True).policy.layers == ("0", "2", "4")
 
+    def test_an_exported_file_runs_no_code_either(self, here):
+        evoq_command("export", "calibrated", "-o", "shipped.onnx", "--trust")
+        (here / "it_ran").unlink()
+        with pytest.raises(TrustError, match=r"shipped\.onnx: names code, 'payload_of_tests:make'"):
+            evoq_command("evaluate", "shipped.onnx", "--images", "digits.npz")
+        assert not (here / "it_ran").exists()
+
     def test_show_and_report_need_no_consent_and_run_nothing(self, here):
         evoq_command("show", "run")
         evoq_command("report", "run", "-o", "r.html")
