@@ -37,7 +37,7 @@ def check_opset(opset: int) -> None:
     onnx = require_onnx()
     if opset not in (OPSET, TWO_BIT_OPSET):
         raise ArgumentError(f"opset: given {opset!r}; allowed: {OPSET}, or {TWO_BIT_OPSET} for 2-bit types")
-    if opset > onnx.defs.onnx_opsetpackage_versions()["evoq-moo"]:
+    if opset > onnx.defs.onnx_opset_version():
         raise ArgumentError(
             f"opset: given {opset}, which onnx {onnx.__version__} lacks; allowed: {OPSET}, or {opset} after "
             "pip install --upgrade onnx"
