@@ -46,6 +46,7 @@ from rich.table import Table
 from torch import nn
 
 import evoq_moo as evoq
+from evoq_moo.accuracy import AccuracyCurve, MeasuredPolicy
 from evoq_moo.calibration import CalibratedNetwork
 from evoq_moo.detection import read_coco, read_corners, read_detection, read_voc, read_yolo
 from evoq_moo.errors import EvoqError
@@ -53,6 +54,7 @@ from evoq_moo.evaluation import EvaluationStore, policy_key
 from evoq_moo.export import read_bits, write_bits
 from evoq_moo.files import write_atomically
 from evoq_moo.front import ParetoFront
+from evoq_moo.plots import plot_accuracy_curve
 from evoq_moo.report._run_data import read_run
 from evoq_moo.runs import KnownPolicies, Recipe, RunSettings, read_recipe, read_settings, recipe_of, write_recipe
 from evoq_moo.runs.folder import FORMAT as RUN_FORMAT
@@ -108,6 +110,7 @@ class Targets:
         self.readers: dict[str, tuple[str, Callable[[bytes, Rng], bytes], Callable[[Path], None]]] = {
             "front": ("front.json", self._json, self._front),
             "sensitivity": ("sensitivity.json", self._json, self._sensitivity),
+            "accuracy": ("accuracy.json", self._json, self._accuracy),
             "recipe": ("recipe.json", self._json, lambda path: _use(read_recipe(path))),
             "run": ("run.json", self._json, self._run),
             "study.toml": ("study.toml", _change_toml, lambda path: _use(read_study(path))),
@@ -144,6 +147,10 @@ class Targets:
         found = known.front()
         provenance = {"fingerprint": "f" * 64, "metric": "kl", "settings": settings.to_json(), "seconds": 1.5}
         ParetoFront(points=found.points, objectives=found.objectives, provenance=provenance).save(folder / "front.json")
+        curve = AccuracyCurve(measure="top-1", images="val/", count=650, judged_by="j", network="f" * 64)
+        for kind, point in zip(("float", "uniform", "front"), found, strict=False):
+            curve = curve.added(MeasuredPolicy(kind=kind, policy=point.policy, accuracy=0.5, costs=point.costs))
+        curve.save(folder / "accuracy.json")
         bits = tuple(sorted({b for gene in space.genes for b in gene.choices}))
         values = rng.random((space.n_var, len(bits)))
         SensitivityTable(space=space, bits=bits, values=values, metric="kl").save(folder / "sensitivity.json")
@@ -226,6 +233,14 @@ class Targets:
         if "settings" in front.provenance:
             recipe_of(front)
         self._folder(path, "sensitivity.json", "run.json", "evaluations.sqlite")
+        read_run(path.parent)
+
+    def _accuracy(self, path: Path) -> None:
+        curve = AccuracyCurve.load(path)
+        curve.table()
+        if any("size" in row.costs and row.kind != "float" for row in curve.rows):
+            plot_accuracy_curve(curve)
+        self._folder(path, "front.json", "sensitivity.json", "run.json", "evaluations.sqlite")
         read_run(path.parent)
 
     def _sensitivity(self, path: Path) -> None:

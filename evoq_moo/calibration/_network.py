@@ -22,8 +22,8 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.quantizer import LayerParameters, ResultParameters, activation_range, quantized_copy, weight_range
 from evoq_moo.space import ALLOWED_BITS, Policy
 
-FORMAT = "evoq-moo/calibrated"
-VERSION = 3
+CALIBRATED_FORMAT = "evoq-moo/calibrated"
+CALIBRATED_VERSION = 3
 _TENSORS = ("weight", "weight_levels", "weight_scales", "bias")
 
 
@@ -94,8 +94,8 @@ class CalibratedNetwork(nn.Module):
             tensors |= {f"output.{i}.scale": m.scale, f"output.{i}.shift": m.shift}
         data = save_tensors({key: t.detach().cpu() for key, t in tensors.items()})
         text = {
-            "format": FORMAT,
-            "version": VERSION,
+            "format": CALIBRATED_FORMAT,
+            "version": CALIBRATED_VERSION,
             "network": network_fingerprint(self.reference),
             "tensors": digest(data),
             "layers": rows,
@@ -123,7 +123,9 @@ class CalibratedNetwork(nn.Module):
         reference = network.network if isinstance(network, QuantizedNetwork) else network
         if not isinstance(reference, nn.Module):
             raise ArgumentError(f"network: given {type(network).__name__}; allowed: a QuantizedNetwork or its network")
-        text = read_json(folder / "calibrated.json", _CalibratedData, format_name=FORMAT, version=VERSION)
+        text = read_json(
+            folder / "calibrated.json", _CalibratedData, format_name=CALIBRATED_FORMAT, version=CALIBRATED_VERSION
+        )
         path = folder / "calibrated.safetensors"
         data = read_bytes(path)
         if digest(data) != text.tensors:

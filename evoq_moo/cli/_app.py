@@ -40,7 +40,7 @@ from evoq_moo.cli._parse import parse_bits
 from evoq_moo.cli._policy import print_policy
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
-from evoq_moo.cli._ship import Shipping, calibrated_folder, ship_command, ship_point
+from evoq_moo.cli._ship import CALIBRATED, Shipping, ship_command, ship_point
 from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.costs import objective_names
 from evoq_moo.difference import METRICS
@@ -288,7 +288,7 @@ def demo(
     shipping = Shipping(
         recipe=recipe,
         steps=checked_calibration("full"),
-        folder=calibrated_folder(output, None),
+        folder=output / CALIBRATED,
         output=output / "model.onnx",
         judge=judge,
     )

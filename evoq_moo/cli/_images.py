@@ -1,5 +1,6 @@
 """Options of labelled images and of preprocessing, and the judge that they make."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,7 +120,8 @@ def judge_of(
         return map_judge(found, threads=threads)
     check_classifier(recipe, annotations)
     source, truth = classified_images(recipe, images, labels)
-    return top1_judge(source, truth, preprocess, limit=limit, threads=threads)
+    judge = top1_judge(source, truth, preprocess, limit=limit, threads=threads)
+    return judge if images is not None else replace(judge, images=f"{recipe.model} itself")
 
 
 def check_classifier(recipe: Recipe, annotations: str | None) -> None:

@@ -1,6 +1,7 @@
 """The command `evoq models`."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -31,7 +32,7 @@ def models_command(
             table.add_column(column, overflow="fold", no_wrap=column == "name")
     for known in zoo.names():
         entry = zoo.entry(known)
-        figures = dict(zip(("GMACs", "10^6 parameters", "genes"), _figures(entry), strict=True))
+        figures = dict(zip(("GMACs", "10^6 parameters", "genes"), _figures(entry.name), strict=True))
         cells = {column: figures[column] if of is None else of(entry) for column, of in COLUMNS}
         table.add_row(*(cell for column, cell in cells.items() if wide or column in NARROW))
     emit(table, form)
@@ -41,9 +42,10 @@ def _size(entry: zoo.ZooEntry) -> str:
     return "x".join(str(side) for side in entry.input_size)
 
 
-def _figures(entry: zoo.ZooEntry) -> tuple[str, str, str]:
+@cache
+def _figures(name: str) -> tuple[str, str, str]:
     try:
-        found = zoo.figures_of(entry)
+        found = zoo.figures_of(zoo.entry(name))
     except MissingPackageError:
         return "-", "-", "-"
     return f"{found.macs / 1e9:.3g}", f"{found.parameters / 1e6:.3g}", str(found.genes)
@@ -60,7 +62,7 @@ def _weights(entry: zoo.ZooEntry) -> str:
 def _details(entry: zoo.ZooEntry) -> Table:
     table = Table("what", "value", show_header=False)
     preprocess = ", ".join(f"{key} {value}" for key, value in entry.preprocess.to_json().items())
-    macs, parameters, genes = _figures(entry)
+    macs, parameters, genes = _figures(entry.name)
     rows = [
         ("name", entry.name),
         ("task", entry.task),

@@ -102,7 +102,7 @@ def _leave_out_guessing(ax: Axes, curve: AccuracyCurve, rows: Sequence[MeasuredP
     """Let the axis end :data:`SHOWN` below the float network, and say how many points that leaves out."""
     if curve.exact is None:
         return
-    lowest = curve.exact - SHOWN
+    lowest = round(curve.exact - SHOWN, 9)
     below = sum(row.accuracy < lowest for row in rows)
     if below:
         ax.set_ylim(bottom=100 * lowest)

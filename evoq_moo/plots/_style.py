@@ -28,6 +28,8 @@ DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 WIDTH = 5.0
 _ROW = 0.16
 _DENSE = 40
+_LONG = 30
+"""Letters of a label of which two fit beside each other in a legend."""
 
 
 def new_axes(*, height: float = 3.4) -> Axes:
@@ -71,7 +73,9 @@ def axis_label(objective: str, metric: object = None) -> str:
 
 def legend_above(ax: Axes) -> None:
     """Put the legend above the axes, where it covers nothing."""
-    columns = 3 if len(ax.get_legend_handles_labels()[1]) > 2 else 2
+    labels = ax.get_legend_handles_labels()[1]
+    longest = max(map(len, labels), default=0)
+    columns = 1 if longest > _LONG else 2 if longest > _LONG // 2 or len(labels) < 3 else 3
     ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, columnspacing=1.0)
 
 

@@ -13,6 +13,9 @@ from evoq_moo.report._pictures import svg
 from evoq_moo.report._render import environment, facts_of
 from evoq_moo.report._run_data import RunData, read_run
 
+LABEL = 40
+"""Letters of a run's name in a legend."""
+
 
 def compare_runs(runs: Sequence[str | Path], *, x: str | None = None, y: str | None = None) -> Axes:
     """Draw the fronts of several runs in one picture.
@@ -87,7 +90,8 @@ def _fronts(read: Sequence[RunData]) -> list[ParetoFront]:
 
 
 def _overlay(read: Sequence[RunData], x: str | None, y: str | None) -> Axes:
-    names = [data.name for data in read]
+    # Their ends tell runs apart; a legend has no room for more.
+    names = [data.name if len(data.name) <= LABEL else f"...{data.name[3 - LABEL :]}" for data in read]
     labels = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
     first, *others = _fronts(read)
     baselines = {label: front.points for label, front in zip(labels[1:], others, strict=True)}

@@ -6,15 +6,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from evoq_moo.calibration import CalibrationReport
+from evoq_moo.calibration import CALIBRATED_FORMAT, CALIBRATED_VERSION, CalibrationReport
 from evoq_moo.costs import MeasuredCost
 from evoq_moo.errors import MissingFileError
 from evoq_moo.files import BitWidth, read_json
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.runs import KnownPolicies, check_settings, load_front, read_settings, tables_of
 from evoq_moo.sensitivity import SensitivityTable
-
-_CALIBRATED_FORMAT = "evoq-moo/calibrated"
 
 
 class _BitsData(Struct):
@@ -164,5 +162,5 @@ def _calibration(folder: str | Path | None) -> tuple[CalibrationReport | None, t
     if folder is None:
         return None, ()
     file = Path(folder) / "calibrated.json"
-    data = read_json(file, _CalibratedData, format_name=_CALIBRATED_FORMAT, version=1)
+    data = read_json(file, _CalibratedData, format_name=CALIBRATED_FORMAT, version=CALIBRATED_VERSION)
     return data.report, tuple((row.weight_bits, row.activation_bits) for row in data.layers)

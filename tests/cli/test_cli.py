@@ -202,6 +202,16 @@ def test_search_ends_with_the_curve_where_images_are_given(tmp_path, monkeypatch
     )
 
 
+def test_the_demo_ends_with_a_shipped_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = evoq_command("demo", "--evaluations", 12)
+    assert "shipped, onnxruntime" in output
+    assert len(AccuracyCurve.load("demo/accuracy.json").rows) == 1 + 6 + 2 * 8
+    assert evoq.load("demo/calibrated").policy.layers == load_front("demo")[0].policy.layers
+    assert Path("demo/model.onnx").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
 def test_evaluate_takes_a_calibrated_folder(run_folder, tmp_path):
     evoq_command("calibrate", run_folder, "--steps", "outputs", "-o", tmp_path / "c")
     output = evoq_command("evaluate", tmp_path / "c", "--limit", 50, "--json")

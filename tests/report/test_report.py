@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 import evoq_moo as evoq
 from evoq_moo.accuracy import AccuracyCurve, MeasuredPolicy, float_policy
-from evoq_moo.calibration import CalibrationReport, StepReport
+from evoq_moo.calibration import CALIBRATED_FORMAT, CALIBRATED_VERSION, CalibrationReport, StepReport
 from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError
 from evoq_moo.evaluation import policy_key
@@ -84,7 +84,12 @@ def calibrated(tmp_path):
             {"name": n, "weight_bits": w, "activation_bits": a}
             for n, w, a in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True)
         ]
-        data = {"format": "evoq-moo/calibrated", "version": 1, "layers": layers, "report": report.to_json()}
+        data = {
+            "format": CALIBRATED_FORMAT,
+            "version": CALIBRATED_VERSION,
+            "layers": layers,
+            "report": report.to_json(),
+        }
         (folder / "calibrated.json").write_text(json.dumps(data))
         return folder
 
