@@ -15,14 +15,16 @@ class StepReport:
 
     Attributes:
         step: Its name.
-        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: it made the held-out difference
-            worse; ``"no time"``: it did not start.
+        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: samples held out got rather worse
+            than better by it; ``"no time"``: it did not start.
         before: Difference on all samples before it.
         after: Difference after it, fitted to all samples (what it was before it was rolled back).
         held_out_before: The same by cross-validation: each sample's output is that of a network that was calibrated
             without it, in this step and in all before.
         held_out_after: And after the step.
         seconds: Wall time (s).
+        p_value: Of Wilcoxon's signed-rank test, one-sided, that samples held out got better; None where the step did
+            not run, and in reports of version 0.1.
     """
 
     step: str
@@ -32,6 +34,7 @@ class StepReport:
     held_out_before: Number
     held_out_after: Number
     seconds: Amount
+    p_value: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +64,12 @@ class CalibrationReport:
         table = Table(
             title=f"{self.metric} on {self.samples} samples, held out in {self.folds} parts; {self.seconds:.1f} s"
         )
-        for column in ("step", "before", "after", "held out before", "held out after", "seconds", "outcome"):
+        for column in ("step", "before", "after", "held out before", "held out after", "p", "seconds", "outcome"):
             table.add_column(column, justify="left" if column in {"step", "outcome"} else "right")
         for s in self.steps:
             values = (s.before, s.after, s.held_out_before, s.held_out_after)
-            table.add_row(s.step, *(f"{v:.4g}" for v in values), f"{s.seconds:.1f}", s.outcome)
+            p = "" if s.p_value is None else f"{s.p_value:.2g}"
+            table.add_row(s.step, *(f"{v:.4g}" for v in values), p, f"{s.seconds:.1f}", s.outcome)
         return table
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ from evoq_moo.graph import (
 )
 from evoq_moo.network._setup import check_finite, ranges_fingerprint, tabulate
 from evoq_moo.quantizer import LayerParameters, arithmetic, outlier_note, parameters_of, quantized_copy
-from evoq_moo.space import IntArray, Policy, SearchSpace, check_bits, whole_bits
+from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace, check_bits, whole_bits
 
 logger = logging.getLogger("evoq_moo")
 
@@ -408,6 +409,17 @@ class QuantizedNetwork:
         if not math.isfinite(value):
             raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
         return value
+
+    def difference_of_each(self, heads: list[Tensor], float_heads: list[Tensor] | None = None) -> FloatArray:
+        """Return the difference of each sample's outputs alone, float64 `(samples,)`, as :meth:`difference_between`.
+
+        Raises:
+            NonFiniteError: The metric gives NaN or infinity of some sample.
+        """
+        reference = self.float_heads if float_heads is None else float_heads
+        rows_ = [slice(i, i + 1) for i in range(len(reference[0]))]
+        values = [self.difference_between([h[r] for h in heads], [f[r] for f in reference]) for r in rows_]
+        return np.array(values, dtype=np.float64)
 
     def difference_of(self, bits: npt.ArrayLike) -> float:
         """Return the output difference of bit-widths `(layers, 2)`, whether or not the space holds them.
