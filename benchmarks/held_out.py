@@ -130,7 +130,10 @@ def run(
     points: Annotated[int, typer.Option(help="Policies that a lookup evaluates.")] = 200,
     images: Annotated[int, typer.Option(help="Other images.")] = 300,
     methods: Annotated[list[str], typer.Option(help="Only these; repeatable.")] = list(METHODS),  # noqa: B006
-    label: Annotated[str, typer.Option(help="Added to the name of our search, for another version of it.")] = "",
+    label: Annotated[str, typer.Option(help="Added to the names of methods, for other versions of them.")] = "",
+    mirror: Annotated[
+        bool, typer.Option(help="Mirror images are samples too; half the evaluations, which then cost twice as much.")
+    ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("held_out"),
     threads: Annotated[int | None, typer.Option(help="Micro-batches computed at once.")] = None,
 ) -> None:
@@ -140,11 +143,12 @@ def run(
     done = {(r["network"], r["cost"], r["draw"], r["difference"], r["method"], r["asked"]) for r in read(output)}
     for draw in range(first, first + draws):
         for asked in difference:
-            names = {method: method + (f" {label}" if label and method == "ours" else "") for method in methods}
+            names = {method: " ".join([method, *["mirror"] * mirror, *[label] * bool(label)]) for method in methods}
             names = {m: n for m, n in names.items() if (name, cost, draw, asked, n, evaluations) not in done}
             if not names:
                 continue
             model, samples, others = draw_of(name, draw, images)
+            samples = torch.cat([samples, samples.flip(-1)]) if mirror else samples
             network = evoq.QuantizedNetwork(model, samples, difference=asked, threads=threads, progress=False)
             judge = Judge(network, others)
             own = Judge(network, samples)
@@ -152,7 +156,7 @@ def run(
             problem = MixedPrecisionProblem(network, objectives=("difference", cost), store=store)
             for method, shown in names.items():
                 start = time.time()
-                X = _vectors(problem, method, cost, evaluations, points, draw)
+                X = _vectors(problem, method, cost, evaluations // (1 + mirror), points, draw)
                 row = {
                     "network": name,
                     "cost": cost,

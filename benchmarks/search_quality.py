@@ -90,7 +90,6 @@ def searchers(sparse: SensitivityTable, full: SensitivityTable | None) -> Search
     same = SensitivitySampling(sparse, mix={"additive": 1.0})  # as our search starts
     found: Searchers = {
         "ours": (sparse, lambda: evoq.SurrogateSearch(sparse)),
-        "ours, no screening": (sparse, lambda: evoq.SurrogateSearch(sparse, screening=False)),
         "stock, same start": (sparse, lambda: NSGA2(pop_size=40, sampling=same, **stock(3))),
         "stock, diagonal start": (None, lambda: NSGA2(pop_size=40, sampling=diagonal, **stock(3))),
         "pymoo defaults": (None, lambda: NSGA2(pop_size=100, repair=BitWidthRepair(), **stock(20))),

@@ -15,8 +15,8 @@ class StepReport:
 
     Attributes:
         step: Its name.
-        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: samples held out got rather worse
-            than better by it; ``"no time"``: it did not start.
+        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: samples held out got
+            rather worse than better by it; ``"no time"``: it did not start.
         before: Difference on all samples before it.
         after: Difference after it, fitted to all samples (what it was before it was rolled back).
         held_out_before: The same by cross-validation: each sample's output is that of a network that was calibrated

@@ -11,6 +11,7 @@ from rich.table import Table
 from evoq_moo import zoo
 from evoq_moo._text import parse_budgets, parse_names, parse_values
 from evoq_moo.accuracy import Accuracy, evaluate_accuracy
+from evoq_moo.calibration import CalibratingNetwork
 from evoq_moo.cli._calibrate import calibrate_command
 from evoq_moo.cli._compare import compare_command
 from evoq_moo.cli._console import console, errors, files
@@ -18,16 +19,17 @@ from evoq_moo.cli._costs import limit_options, table_options, with_options
 from evoq_moo.cli._detection import annotated_images, print_detection
 from evoq_moo.cli._export import export_command, verify_command
 from evoq_moo.cli._models import models_command
+from evoq_moo.cli._new_images import print_difference
 from evoq_moo.cli._parse import parse_bits
 from evoq_moo.cli._profile import profile_command
 from evoq_moo.cli._report import report_command
 from evoq_moo.cli._trust import Factory, Trust, recipe_for
 from evoq_moo.costs import cost_class, objective_names
 from evoq_moo.detection import BoxDecoder, attribute_of
-from evoq_moo.difference import METRICS
+from evoq_moo.difference import AUTO, DEFAULT, METRICS
 from evoq_moo.errors import ArgumentError
 from evoq_moo.front import PICKS, ParetoFront, check_costs
-from evoq_moo.images import Preprocess
+from evoq_moo.images import Preprocess, have_labels
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.runs import Recipe, RunSettings, SearchRun, execute, load_front
 from evoq_moo.samples import CHOOSERS, RANDOM
@@ -97,9 +99,7 @@ def search(
     pinned: Annotated[str, typer.Option(help="Layers held at 8 bits: ends, none, or names with commas.")] = "ends",
     classes: Annotated[int | None, typer.Option(help="Of a detector, background counted.")] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One bit-width for a layer's weights and activation.")] = False,
-    difference: Annotated[
-        str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.")
-    ] = "auto",
+    difference: Annotated[str, typer.Option(help=f"One of {', '.join(METRICS)}; auto: {DEFAULT}.")] = AUTO,
     engine: Annotated[str, typer.Option(help="auto, reference (float32) or integer.")] = "auto",
     objectives: Annotated[str, typer.Option(help=f"Any of {','.join(objective_names())}.")] = "difference,bops",
     budget: Annotated[
@@ -183,7 +183,9 @@ def evaluate(
     front: Annotated[Path, typer.Argument(help="Folder of a run, or its front file.")],
     *,
     pick: Annotated[str, typer.Option(help=f"Which policy: {PICKS}.")] = "knee",
-    images: Annotated[str | None, typer.Option(help="Labelled images: a folder or .npz file.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="A folder or .npz file; images without labels tell the difference.")
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="CSV file with columns file,label.")] = None,
     annotations: Annotated[
         str | None, typer.Option(help="Of a detector: COCO's JSON, or YOLO's folder; VOC's is in the images' folder.")
@@ -195,7 +197,10 @@ def evaluate(
     factory: Factory = None,
     trust: Trust = False,
 ) -> None:
-    """Measure one policy of a front beside the float network: top-1, or a detector's mean average precision."""
+    """Measure one policy of a front beside the float network: top-1, or a detector's mean average precision.
+
+    On images without labels: its difference there, and the ratio to that on the samples of the search.
+    """
     loaded = load_front(front)
     recipe = recipe_for(loaded, front, model=factory, trust=trust)
     policy = loaded.pick(pick)
@@ -213,6 +218,11 @@ def evaluate(
     _print_policy(loaded, policy)
     if found is not None:
         print_detection(network, policy, found, threads=threads)
+        return
+    if images is not None and labels is None and not have_labels(images):
+        calibrated = loaded.provenance["settings"].get("calibrate")
+        evaluated = network if calibrated is None else CalibratingNetwork(network, calibrated)
+        print_difference(evaluated, loaded.point_of(policy), images, preprocess, limit)
         return
     _print_accuracy(*_accuracies(network, policy, recipe.model, images, labels, preprocess, limit))
 

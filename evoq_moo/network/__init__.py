@@ -2,7 +2,6 @@
 
 from evoq_moo.network.evaluated import DerivedNetwork, EvaluatedNetwork
 from evoq_moo.network.network import Evaluation, NetworkReport, QuantizedModule, QuantizedNetwork
-from evoq_moo.network.subset import SampleSubset
 
 __all__ = [
     "DerivedNetwork",
@@ -11,5 +10,4 @@ __all__ = [
     "NetworkReport",
     "QuantizedModule",
     "QuantizedNetwork",
-    "SampleSubset",
 ]

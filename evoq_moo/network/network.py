@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evoq_moo._compute import MICRO_BATCH, ComputePool
 from evoq_moo.costs import CostValues, PolicyCost, policy_cost
-from evoq_moo.difference import Difference, Metric, choose, resolve
+from evoq_moo.difference import AUTO, Difference, Metric, resolve
 from evoq_moo.engines import Engine, EngineName, IntegerEngine, ReferenceEngine, arithmetic_of, integer_supported
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError, check_count, check_name
 from evoq_moo.graph import (
@@ -63,7 +63,7 @@ class NetworkReport:
             share of their largest value.
         engine: The engine that computes policies.
         engine_reason: Why that is not the integer engine; empty if it is.
-        difference: What the difference is and why.
+        difference: Name of the difference.
         layers: Quantizable layers.
         macs_quantized: Share of the multiply-accumulates that they compute, 0..1.
         parameters_quantized: Share of the parameters that are their weights, 0..1.
@@ -86,7 +86,7 @@ class NetworkReport:
             f"{100 * self.parameters_quantized:.1f} % of the parameters; float outputs off by {self.float_error:.1g}; "
             f"engine: {self.engine}{why}"
         )
-        return "\n".join([first, self.difference, *self.notes])
+        return "\n".join([first, f"difference: {self.difference}", *self.notes])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +149,8 @@ class QuantizedNetwork:
         tied: One gene sets a layer's weight and activation bit-width.
         overrides: For a layer's name, ``{"weight_bits": ..., "activation_bits": ...}`` instead of the defaults.
         difference: ``"kl"``, ``"nmse"``, ``"cosine"``, ``"sqnr"``, ``"top1_flips"``, or a callable of
-            (float heads, quantized heads). ``"auto"``: what fits the outputs (:func:`evoq_moo.difference.choose`), as
-            `difference_reason` says.
+            (float heads, quantized heads). ``"auto"``: ``"nmse"``, which holds best on images that a search never saw
+            (`docs/measurements.md`).
         class_dim: The dimension of classes in the outputs, for ``"kl"`` and ``"top1_flips"``; None: the second, and of
             outputs `(N, T, classes)` the last.
         engine: ``"reference"`` computes fake quantization in float32, on any network and device: the definition.
@@ -178,7 +178,6 @@ class QuantizedNetwork:
         notes: What a user should know of the network, one sentence each.
         identity: Fingerprint of the pre-trained network alone.
         float_error: Largest distance of the captured network's outputs to the given one's, of their largest value.
-        difference_reason: What ``difference="auto"`` chose and why; empty where it was given.
         engine_name: The engine that computes policies.
         engine_reason: Why that is not the integer engine; empty if it is.
         fingerprint: Fingerprint of weights, samples, arithmetic and metric: with a policy, it determines a difference.
@@ -200,7 +199,7 @@ class QuantizedNetwork:
         pinned: Literal["ends", "none"] | Iterable[str] | Mapping[str, int] = "ends",
         tied: bool = False,
         overrides: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
-        difference: str | Metric | Difference = "auto",
+        difference: str | Metric | Difference = AUTO,
         class_dim: int | None = None,
         engine: EngineName = "auto",
         batch_size: int = MICRO_BATCH,
@@ -213,10 +212,7 @@ class QuantizedNetwork:
         self._batch_size = check_count("batch_size", batch_size)
         self._pool = ComputePool(threads=threads)
         check_name("engine", engine, ("auto", "reference", "integer"))
-        self.difference_reason = ""
-        automatic = isinstance(difference, str) and difference == "auto"
-        if not automatic:
-            self._difference = resolve(difference, class_dim=class_dim)
+        self.difference = resolve(difference, class_dim=class_dim)
         self._engine: Engine | None = None
         # The engine holds one policy at a time.
         self._lock = threading.RLock()
@@ -245,12 +241,7 @@ class QuantizedNetwork:
             )
             self.float_error = self._checked_error(own, outputs)
         self.notes += self.prepared.notes
-        if automatic:
-            has_decoder = getattr(model, "decoder", None) is not None
-            name, why = choose(self.float_heads, has_decoder=has_decoder, class_dim=class_dim)
-            self._difference = resolve(name, class_dim=class_dim)
-            self.difference_reason = why
-        self.metric = self._difference.name
+        self.metric = self.difference.name
         # A metric that can't judge this network's output should say so now, not after an hour of search.
         self.float_difference = self.difference_between(self.float_heads)
         self.engine_name, self.engine_reason = self._chosen_engine(engine)
@@ -263,7 +254,7 @@ class QuantizedNetwork:
             *(tensor_bytes(head) for head in self.float_heads),
             ranges_fingerprint(self.ranges).encode(),
             f"arithmetic {arithmetic.VERSION}, {products}, micro-batches of {batch_size}".encode(),
-            self._difference.identity.encode(),
+            self.difference.identity.encode(),
         )
 
     def _notes_of_samples(self) -> tuple[str, ...]:
@@ -382,7 +373,7 @@ class QuantizedNetwork:
             float_error=self.float_error,
             engine=self.engine_name,
             engine_reason=self.engine_reason,
-            difference=self.difference_reason or f"difference: {self.metric!r}, as given",
+            difference=self.metric,
             layers=len(self.space.layers),
             macs_quantized=self.prepared.macs_quantized,
             parameters_quantized=self.prepared.parameters_quantized,
@@ -405,7 +396,7 @@ class QuantizedNetwork:
             NonFiniteError: The metric gives NaN or infinity.
         """
         reference = self.float_heads if float_heads is None else float_heads
-        value = self._pool.run(lambda: self._difference(reference, heads))
+        value = self._pool.run(lambda: self.difference(reference, heads))
         if not math.isfinite(value):
             raise NonFiniteError(f"difference: {self.metric!r} gave {value}")
         return value

@@ -20,6 +20,7 @@ from msgspec import Struct
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
 from evoq_moo.costs import MeasuredCost, checked_budgets, cost_class, cost_names, name_of
+from evoq_moo.difference import AUTO, METRICS
 from evoq_moo.errors import ArgumentError, FormatError, check_name
 from evoq_moo.files import (
     Few,
@@ -39,7 +40,7 @@ from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.plots import new_axes, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.runs._run_search import SearchRun, run_search
+from evoq_moo.runs._run_search import SearchRun, run_search, with_expectations
 from evoq_moo.runs.recipe import Recipe
 from evoq_moo.sensitivity import measure_sensitivity
 from evoq_moo.space import QUANTIZED_BITS
@@ -184,6 +185,7 @@ def execute(
             progress=progress,
             provenance={"settings": settings.to_json(), "versions": package_versions()},
         )
+        run = with_expectations(run, problem, progress=progress)
         if written:
             run.front.save(folder / "front.json")
             _draw(run.front, problem, folder / "front.png")
@@ -321,4 +323,8 @@ def recipe_of(front: ParetoFront, *, source: str | Path = "front", trust: bool =
     if settings is None or "recipe" not in settings:
         raise FormatError("front: holds no recipe of its network (it was not made by `evoq search`)")
     file = Path(source) / "front.json" if Path(source).is_dir() else source
-    return Recipe.from_json(settings["recipe"], source=file, trust=trust)
+    recipe = dict(settings["recipe"])
+    metric = front.provenance.get("metric")
+    if recipe.get("difference") == AUTO and metric in METRICS:  # version 0.1 chose by the outputs
+        recipe["difference"] = metric
+    return Recipe.from_json(recipe, source=file, trust=trust)

@@ -8,7 +8,7 @@ from evoq_moo.calibration._gate import p_of_gain
 
 
 def test_two_samples_that_hold_the_mean_do_not_decide():
-    """The step that was rolled back on a CIFAR network: the mean grew by two confident samples, 48 others got better."""
+    """As on a CIFAR network: the mean grew by two confident samples, the 48 others got better."""
     rng = np.random.default_rng(0)
     before = rng.uniform(1e-6, 1e-4, 50)
     after = before * 0.7

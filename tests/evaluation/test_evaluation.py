@@ -65,21 +65,6 @@ def test_workers_give_the_same_bits(network, bits):
         evaluator.close()
 
 
-def test_workers_evaluate_on_some_of_the_samples_too(network, bits):
-    expected = Evaluator(network).on_samples([3, 0, 5]).differences(bits)
-    assert not np.array_equal(expected, Evaluator(network).differences(bits))
-    evaluator = Evaluator(network, workers=1)
-    try:
-        part = evaluator.on_samples([3, 0, 5])
-        assert part.store is evaluator.store
-        assert np.array_equal(part.differences(bits), expected)
-        part.close()  # neither the processes nor the store
-        assert np.array_equal(evaluator.differences(bits), Evaluator(network).differences(bits))
-        assert evaluator.store.count() == 12
-    finally:
-        evaluator.close()
-
-
 def digits_recipe() -> evoq.QuantizedNetwork:
     return evoq.Recipe(model="digits", count=10)(threads=1)
 
