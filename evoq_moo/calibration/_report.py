@@ -64,12 +64,11 @@ class CalibrationReport:
         table = Table(
             title=f"{self.metric} on {self.samples} samples, held out in {self.folds} parts; {self.seconds:.1f} s"
         )
-        for column in ("step", "before", "after", "held out before", "held out after", "p", "seconds", "outcome"):
+        for column in ("step", "before", "after", "held out before", "held out after", "seconds", "outcome"):
             table.add_column(column, justify="left" if column in {"step", "outcome"} else "right")
         for s in self.steps:
             values = (s.before, s.after, s.held_out_before, s.held_out_after)
-            p = "" if s.p_value is None else f"{s.p_value:.2g}"
-            table.add_row(s.step, *(f"{v:.4g}" for v in values), p, f"{s.seconds:.1f}", s.outcome)
+            table.add_row(s.step, *(f"{v:.4g}" for v in values), f"{s.seconds:.1f}", s.outcome)
         return table
 
     def to_json(self) -> dict[str, Any]:

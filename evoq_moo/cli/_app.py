@@ -320,6 +320,8 @@ def _print_policy(front: ParetoFront, policy: Policy) -> None:
     point = front.point_of(policy)
     costs = [f"{name} {value:.4g} {cost_class(name).unit}" for name, value in point.costs.items()]
     console.print(", ".join([f"difference {point.difference:.4g}", *costs]))
+    if point.expected is not None:
+        console.print(f"expected on new images: {point.expected}")
     table = Table("layer", "weight bits", "activation bits")
     for name, weight, activation in zip(policy.layers, policy.weight_bits, policy.activation_bits, strict=True):
         table.add_row(name, str(weight), str(activation))

@@ -35,6 +35,16 @@ class Measured:
     high: Number | None = None
     others: Mapping[str, Number] = field(default_factory=dict)
 
+    def short(self) -> str:
+        """Return the interval, or the difference where there is none, for tables."""
+        if self.low is None or self.high is None:
+            return f"{self.difference:.3g}"
+        return f"{self.low:.2g}..{self.high:.2g}"
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" ({self.short()} in 90 %)"
+        return ", ".join([f"{self.difference:.4g}{interval}", *(f"{k} {v:.4g}" for k, v in self.others.items())])
+
 
 class NewImages:
     """Measures policies of a network on other images than its samples; ranges and weights stay those of the samples.

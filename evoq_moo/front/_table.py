@@ -6,7 +6,6 @@ import numpy as np
 from rich.table import Table
 
 from evoq_moo.costs import cost_class, cost_names
-from evoq_moo.evaluation import Measured
 from evoq_moo.front.point import Front
 
 
@@ -16,12 +15,9 @@ def front_table(front: Front, *, title: str | None, max_rows: int | None) -> Tab
     table = Table(title=title)
     table.add_column("#", justify="right")
     table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
-    expected = [point.expected for point in front.points if point.expected is not None]
-    names = list(expected[0].others) if expected else []
-    if expected:
-        table.add_column("on new images, 90 %", justify="right")
-    for name in names:
-        table.add_column(f"{name} there", justify="right")
+    expecting = any(point.expected is not None for point in front.points)
+    if expecting:
+        table.add_column("new images (90 %)", justify="right")
     costs = [cost_class(name) for name in cost_names() if any(name in point.costs for point in front.points)]
     for cost in costs:
         table.add_column(f"{cost.name} ({cost.unit})", justify="right")
@@ -41,18 +37,10 @@ def front_table(front: Front, *, title: str | None, max_rows: int | None) -> Tab
         table.add_row(
             str(i),
             f"{point.difference:.3g}",
-            *([_expected(point.expected)] if expected else []),
-            *("" if point.expected is None else f"{point.expected.others[name]:.3g}" for name in names),
+            *(["" if point.expected is None else point.expected.short()] if expecting else []),
             *(f"{point.costs[cost.name]:.4g}" if cost.name in point.costs else "" for cost in costs),
             f"{np.mean(policy.weight_bits):.2f}",
             f"{np.mean(policy.activation_bits):.2f}",
             "knee" if policy == knee else "",
         )
     return table
-
-
-def _expected(found: Measured | None) -> str:
-    if found is None:
-        return ""
-    interval = "" if found.low is None or found.high is None else f" ({found.low:.2g} to {found.high:.2g})"
-    return f"{found.difference:.3g}{interval}"

@@ -79,7 +79,8 @@ def test_any_executor_with_a_recipe():
         assert executor.submit(int, "3").result() == 3
 
 
-def test_a_recipe_for_another_network_is_refused(network, bits):
+def test_a_recipe_for_another_network_is_refused(network, bits, monkeypatch):
+    monkeypatch.setattr("evoq_moo.evaluation.workers._networks", {})  # threads of other tests may have left this one
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         evaluator = Evaluator(network, executor=executor, recipe=digits_recipe)
         with pytest.raises(ArgumentError, match="recipe: made a network with fingerprint"):
