@@ -112,7 +112,7 @@ def main() -> None:
         policies=[{"weight_bits": b[:, 0].tolist(), "activation_bits": b[:, 1].tolist()} for b in bits],
         clock=clock,
         evaluations=scanned + run.trace[-1].evaluations,
-        evaluations_mean="output differences on all samples, the sparse scan and screenings (as parts) included",
+        evaluations_mean="output differences on all samples, the sparse scan included",
         more={"history": history},
         release=evoq.__version__,
     )
