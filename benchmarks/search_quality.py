@@ -8,7 +8,7 @@
 
 Every method gets `--evaluations`, the sensitivity scan counted in for those that need the table: a sparse one (two
 evaluations for each gene) for our search and for what starts where it starts, a full one for those named so and for the
-additive front. A policy that our search screens on some of the samples counts as that share of an evaluation. `run`
+additive front. `run`
 appends a line to `runs.jsonl` when a run ends and keeps all evaluations in one store for each network, so it goes on
 where it was killed. The same policies cost nothing twice; methods never see each other's results.
 
@@ -90,7 +90,6 @@ def searchers(sparse: SensitivityTable, full: SensitivityTable | None) -> Search
     same = SensitivitySampling(sparse, mix={"additive": 1.0})  # as our search starts
     found: Searchers = {
         "ours": (sparse, lambda: evoq.SurrogateSearch(sparse)),
-        "ours, no screening": (sparse, lambda: evoq.SurrogateSearch(sparse, screening=False)),
         "stock, same start": (sparse, lambda: NSGA2(pop_size=40, sampling=same, **stock(3))),
         "stock, diagonal start": (None, lambda: NSGA2(pop_size=40, sampling=diagonal, **stock(3))),
         "pymoo defaults": (None, lambda: NSGA2(pop_size=100, repair=BitWidthRepair(), **stock(20))),

@@ -7,10 +7,10 @@ Runs in our environment:
 
 What it runs is what `evoq_moo.search` does: a sparse sensitivity scan (two or three evaluations for each gene), then
 `SurrogateSearch`. Counted in the time: clipping ranges and the engine (set-up), the scan, and the search.
-`--evaluations` is what the scan and the search together may ask for; a policy that is screened on some of the samples
-counts as that share of an evaluation. The file holds every policy of the search in order, and when each generation
-ended, so that `compare.py` can say when the search first reached another tool's hypervolume; `--front`
-writes its front. `compare.py` computes all those differences again, unless `--store` gave both the same file.
+`--evaluations` is what the scan and the search together may ask for. The file holds every policy of the search in
+order, and when each generation ended, so that `compare.py` can say when the search first reached another tool's
+hypervolume; `--front` writes its front. `compare.py` computes all those differences again, unless `--store` gave both the
+same file.
 """
 
 import dataclasses
@@ -112,7 +112,7 @@ def main() -> None:
         policies=[{"weight_bits": b[:, 0].tolist(), "activation_bits": b[:, 1].tolist()} for b in bits],
         clock=clock,
         evaluations=scanned + run.trace[-1].evaluations,
-        evaluations_mean="output differences on all samples, the sparse scan and screenings (as parts) included",
+        evaluations_mean="output differences on all samples, the sparse scan included",
         more={"history": history},
         release=evoq.__version__,
     )

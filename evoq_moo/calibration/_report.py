@@ -16,14 +16,16 @@ class StepReport:
 
     Attributes:
         step: Its name.
-        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: it made the held-out difference
-            worse; ``"no time"``: it did not start.
+        outcome: ``"kept"``; ``"no change"``: it found nothing to do; ``"rolled back"``: samples held out got
+            rather worse than better by it; ``"no time"``: it did not start.
         before: Difference on all samples before it.
         after: Difference after it, fitted to all samples (what it was before it was rolled back).
         held_out_before: The same by cross-validation: each sample's output is that of a network that was calibrated
             without it, in this step and in all before.
         held_out_after: And after the step.
         seconds: Wall time (s).
+        p_value: Of Wilcoxon's signed-rank test, one-sided, that samples held out got better; None where the step did
+            not run, and in reports of version 0.1.
     """
 
     step: str
@@ -33,6 +35,7 @@ class StepReport:
     held_out_before: Number
     held_out_after: Number
     seconds: Amount
+    p_value: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ from evoq_moo.cli._report import report_command
 from evoq_moo.cli._ship import CALIBRATED, Shipping, ship_command, ship_point
 from evoq_moo.cli._tables import Csv, Json, TableForm, emit
 from evoq_moo.costs import objective_names
-from evoq_moo.difference import METRICS
+from evoq_moo.difference import AUTO, DEFAULT, METRICS
 from evoq_moo.errors import ArgumentError, check_count
 from evoq_moo.front import PICKS
 from evoq_moo.network import QuantizedNetwork
@@ -125,8 +125,8 @@ def search(
     ] = False,
     difference: Annotated[
         str,
-        typer.Option(help=f"One of {', '.join(METRICS)}; auto: nmse for detectors, else kl.", rich_help_panel=SEARCH),
-    ] = "auto",
+        typer.Option(help=f"One of {', '.join(METRICS)}; auto: {DEFAULT}.", rich_help_panel=SEARCH),
+    ] = AUTO,
     results: Annotated[
         str,
         typer.Option(

@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from evoq_moo.accuracy import CURVE_FILE, Accuracy, evaluate_accuracy
+from evoq_moo.calibration import CalibratingNetwork
 from evoq_moo.cli._console import files
 from evoq_moo.cli._images import (
     Annotations,
@@ -26,6 +27,7 @@ from evoq_moo.cli._images import (
     is_detector,
     judge_of,
 )
+from evoq_moo.cli._new_images import print_difference
 from evoq_moo.cli._next import GOES_ON, consent_words, say_if_interrupted, say_next
 from evoq_moo.cli._policy import print_policy
 from evoq_moo.cli._tables import Csv, Json, TableForm, emit
@@ -35,7 +37,7 @@ from evoq_moo.errors import ArgumentError
 from evoq_moo.export import OnnxNetwork, load_calibrated
 from evoq_moo.files import check_writable
 from evoq_moo.front import PICKS, ParetoFront, check_costs
-from evoq_moo.images import Preprocess
+from evoq_moo.images import Preprocess, have_labels
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.runs import (
     RECIPE_FILE,
@@ -89,7 +91,10 @@ def evaluate_command(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Measure accuracy on labelled images: of one policy beside the float network, or the curve of a whole front."""
+    """Measure accuracy on labelled images: of one policy beside the float network, or the curve of a whole front.
+
+    On images without labels: the policy's difference there, and the ratio to that on the samples of the search.
+    """
     form = TableForm.of(as_json, as_csv)
     options = {"resize": resize, "crop": crop, "mean": mean, "std": std}
     curve = everything or points is not None
@@ -113,10 +118,19 @@ def evaluate_command(
     preprocess = _preprocess_of(model, base, recipe, options)
     if not curve:
         policy = front.pick(pick)
-        _check_images(model, recipe, images, labels, annotations)
+        unlabelled = (
+            images is not None and labels is None and not is_detector(model) and annotations is None
+        ) and not have_labels(images)
+        if not unlabelled:
+            _check_images(model, recipe, images, labels, annotations)
         network = _network(recipe, front, threads)
         if form is TableForm.TEXT:
             print_policy(front, policy)
+        if unlabelled and images is not None:
+            calibrating = front.provenance["settings"].get("calibrate")
+            evaluated = network if calibrating is None else CalibratingNetwork(network, calibrating)
+            print_difference(evaluated, front.point_of(policy), images, preprocess, limit, form)
+            return
         networks = [("float", network.network), ("quantized", network.apply(policy))]
         _compare(networks, model, preprocess, recipe, form, images, labels, annotations, limit, threads)
         return

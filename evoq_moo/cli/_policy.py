@@ -17,4 +17,6 @@ def print_policy(front: ParetoFront, policy: Policy) -> None:
         after = " after calibration" if found.calibration else ""
         said.append(f"{front.curve.measure} {as_percent(found.accuracy)} %{after}")
     console.print(", ".join(said))
+    if point.expected is not None:
+        console.print(f"expected on new images: {point.expected}")
     console.print(policy.table())

@@ -6,8 +6,8 @@ are its heads. Each head counts equally. All sums run in float64.
 A new named difference is one entry of :data:`METRICS`; a user's own is any callable of (float heads, quantized heads).
 """
 
-from evoq_moo.difference._choose import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT, choose
 from evoq_moo.difference._identity import identity_of
+from evoq_moo.difference._interval import CONFIDENCE, FEWEST, difference_interval
 from evoq_moo.difference._metrics import (
     CLASS_METRICS,
     METRICS,
@@ -20,19 +20,21 @@ from evoq_moo.difference._metrics import (
     top1_flips,
 )
 from evoq_moo.difference._outputs import Rebuild, heads_of, map_tensors, skeleton
-from evoq_moo.difference._resolve import Difference, resolve
+from evoq_moo.difference._resolve import AUTO, DEFAULT, Difference, resolve
 
 __all__ = [
-    "CLASSIFICATION_DEFAULT",
+    "AUTO",
     "CLASS_METRICS",
-    "DETECTION_DEFAULT",
+    "CONFIDENCE",
+    "DEFAULT",
+    "FEWEST",
     "METRICS",
     "Difference",
     "Metric",
     "Rebuild",
-    "choose",
     "class_axis",
     "cosine_distance",
+    "difference_interval",
     "heads_of",
     "identity_of",
     "kl_divergence",

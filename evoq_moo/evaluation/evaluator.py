@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from evoq_moo.errors import ArgumentError, NonFiniteError
 from evoq_moo.evaluation.store import EvaluationStore, policy_key
 from evoq_moo.evaluation.workers import NetworkFactory, Workers
-from evoq_moo.network import EvaluatedNetwork, QuantizedNetwork, SampleSubset
+from evoq_moo.network import EvaluatedNetwork
 from evoq_moo.space import FloatArray, IntArray
 
 logger = logging.getLogger("evoq_moo")
@@ -140,21 +140,6 @@ class Evaluator:
         keys = [policy_key(b) for b in bits]
         found = self.store.get(self.network.fingerprint, keys)
         return np.array([key in found for key in keys], dtype=bool)
-
-    def on_samples(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> "Evaluator":
-        """Return an evaluator of the differences on some of the samples, with the store and the workers of this one.
-
-        Args:
-            samples: Indices of the samples, different ones.
-
-        Raises:
-            ArgumentError: As :class:`SampleSubset`, or the network is not a :class:`QuantizedNetwork`.
-        """
-        if not isinstance(self.network, QuantizedNetwork):
-            raise ArgumentError(f"samples: given of a {type(self.network).__name__}; allowed: of a QuantizedNetwork")
-        part = Evaluator(SampleSubset(self.network, samples), store=self.store)
-        part._workers = None if self._workers is None else self._workers.on_samples(samples)
-        return part
 
     def close(self) -> None:
         """End the worker processes and close the store, unless it was given open."""

@@ -1,6 +1,5 @@
 """Worker processes: each builds the network once and gets integer vectors only."""
 
-import copy
 import os
 import pickle
 import signal
@@ -9,13 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
-from typing import Any, Self, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TypeVar
 
 from evoq_moo.errors import ArgumentError, WorkerError, check_count
-from evoq_moo.network import EvaluatedNetwork, QuantizedNetwork, SampleSubset
+from evoq_moo.network import EvaluatedNetwork
 from evoq_moo.space import IntArray
 
 NetworkFactory = Callable[[], EvaluatedNetwork]
@@ -27,9 +23,6 @@ R = TypeVar("R")
 
 _networks: dict[str, EvaluatedNetwork] = {}
 """Networks this worker process has built, by fingerprint."""
-_subsets: dict[tuple[str, tuple[int, ...]], SampleSubset] = {}
-"""The last few of them on some samples, since engines take time to make."""
-KEPT = 4
 _building = threading.Lock()
 
 
@@ -125,26 +118,12 @@ def _receive(pickled: bytes) -> None:
     _networks[network.fingerprint] = network
 
 
-def _evaluate(
-    fingerprint: str, recipe: NetworkFactory | None, samples: tuple[int, ...] | None, bits: IntArray
-) -> float:
+def _evaluate(fingerprint: str, recipe: NetworkFactory | None, bits: IntArray) -> float:
     with _building:
         if fingerprint not in _networks:
             _networks[fingerprint] = _build(fingerprint, recipe)
-        network = _networks[fingerprint] if samples is None else _subset(fingerprint, samples)
+        network = _networks[fingerprint]
     return network.difference_of(bits)
-
-
-def _subset(fingerprint: str, samples: tuple[int, ...]) -> SampleSubset:
-    key = (fingerprint, samples)
-    network = _networks[fingerprint]
-    if not isinstance(network, QuantizedNetwork):
-        raise ArgumentError(f"samples: given of a {type(network).__name__}; allowed: of a QuantizedNetwork")
-    subset = _subsets.pop(key, None) or SampleSubset(network, samples)
-    _subsets[key] = subset
-    if len(_subsets) > KEPT:
-        del _subsets[next(iter(_subsets))]
-    return subset
 
 
 def _build(fingerprint: str, recipe: NetworkFactory | None) -> EvaluatedNetwork:
@@ -190,10 +169,8 @@ class Workers:
             )
         self._fingerprint = network.fingerprint
         self._recipe = recipe
-        self._samples: tuple[int, ...] | None = None
         self._executor = executor
         self._pool: ProcessPool | None = None
-        self._owns_pool = True
         if executor is not None:
             return
         try:
@@ -205,20 +182,13 @@ class Workers:
             ) from error
         self._pool = ProcessPool(check_count("workers", workers), _receive, (pickled,))
 
-    def on_samples(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> Self:
-        """Return workers on the same executor that evaluate on some of the samples; closing them ends nothing."""
-        part = copy.copy(self)
-        part._samples = tuple(int(i) for i in samples)
-        part._owns_pool = False
-        return part
-
     def results(self, policies: Sequence[IntArray]) -> Iterator[tuple[int, float]]:
         """Evaluate policies `(layers, 2)` and give the index and the difference of each, as they become known.
 
         Raises:
             WorkerError: Processes of our own died again and again. What a given executor raises is left as it is.
         """
-        calls = [(self._fingerprint, self._recipe, self._samples, bits) for bits in policies]
+        calls = [(self._fingerprint, self._recipe, bits) for bits in policies]
         if self._pool is not None:
             yield from self._pool.results(_evaluate, calls)
         if self._executor is None:
@@ -233,5 +203,5 @@ class Workers:
 
     def close(self) -> None:
         """End the processes of our own; a given executor stays open."""
-        if self._pool is not None and self._owns_pool:
+        if self._pool is not None:
             self._pool.close()

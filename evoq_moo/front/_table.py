@@ -16,6 +16,9 @@ def front_table(front: Front, *, title: str | None, max_rows: int | None) -> Tab
     table = Table(title=title, caption="* after calibration" if starred else None)
     table.add_column("#", justify="right")
     table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
+    expecting = any(point.expected is not None for point in front.points)
+    if expecting:
+        table.add_column("new images (90 %)", justify="right")
     costs = [cost_class(name) for name in cost_names() if any(name in point.costs for point in front.points)]
     for cost in costs:
         table.add_column(f"{cost.name} ({cost.unit})", justify="right")
@@ -31,6 +34,7 @@ def front_table(front: Front, *, title: str | None, max_rows: int | None) -> Tab
         table.add_row(
             str(i),
             f"{point.difference:.3g}",
+            *(["" if point.expected is None else point.expected.short()] if expecting else []),
             *(f"{point.costs[cost.name]:.4g}" if cost.name in point.costs else "" for cost in costs),
             *(() if front.curve is None else (_accuracy(front.curve, policy),)),
             f"{np.mean(policy.weight_bits):.2f}",

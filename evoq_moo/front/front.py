@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, cast
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from evoq_moo._text import html_table
 from evoq_moo.accuracy import AccuracyCurve
+from evoq_moo.calibration import CalibratingNetwork
 from evoq_moo.costs import (
     checked_budgets,
     cost_class,
@@ -24,14 +25,17 @@ from evoq_moo.costs import (
     name_of,
     objective_names,
 )
-from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError
+from evoq_moo.errors import ArgumentError, FormatError, InfeasibleBudgetError, NonFiniteError
+from evoq_moo.evaluation import Measured, mirror_images
 from evoq_moo.files import Amount, BitWidth, Number, Text, convert, read_json, reading, write_atomically
 from evoq_moo.front._pick import row_by_text
 from evoq_moo.front._table import front_table, rows_of
 from evoq_moo.front.choosing import Choice
 from evoq_moo.front.point import FrontPoint
 from evoq_moo.indicators import logarithm
+from evoq_moo.network import QuantizedNetwork
 from evoq_moo.problems import PolicyProblem, policy_problem
+from evoq_moo.progress import track
 from evoq_moo.space import FloatArray, Policy, SearchSpace
 
 FORMAT = "evoq-moo/front"
@@ -43,6 +47,7 @@ class _PointData(Struct):
     activation_bits: tuple[BitWidth, ...]
     size_mib: Amount
     gbops: Amount
+    expected: Measured | None = None
 
 
 class _FrontData(Struct):
@@ -145,6 +150,33 @@ class ParetoFront:
 
     def _columns(self) -> list[tuple[str, FloatArray]]:
         return [(name, self.values(name)) for name in self.objectives] if self.points else []
+
+    def expecting(self, network: QuantizedNetwork | CalibratingNetwork, *, progress: bool = True) -> "ParetoFront":
+        """Return the front with what to expect of each point on new images, at one evaluation a point.
+
+        Each policy is measured on the mirror images of the samples, which the search did not see, with an interval of
+        90 % from leaving out parts of them (our choice; :class:`~evoq_moo.evaluation.Measured`). Samples that are no
+        images `(N, channels, height, width)` have none: the front stays as it is.
+
+        Args:
+            network: The network that the front's differences are of.
+            progress: Show progress on a terminal.
+
+        Raises:
+            ArgumentError: The front is of another network's layers.
+        """
+        mirror = mirror_images(network)
+        if mirror is None:
+            return self
+        points = []
+        with track(len(self), "expecting", enabled=progress) as bar:
+            for point in self.points:
+                try:
+                    points.append(replace(point, expected=mirror.measure(point.policy)))
+                except NonFiniteError:
+                    points.append(point)
+                bar.advance()
+        return replace(self, points=tuple(points))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -297,6 +329,7 @@ class ParetoFront:
                     **{cost_class(name).column: value for name, value in point.costs.items()},
                     "weight_bits": list(point.policy.weight_bits),
                     "activation_bits": list(point.policy.activation_bits),
+                    **({} if point.expected is None else {"expected": asdict(point.expected)}),
                 }
                 for point in self.points
             ],
@@ -319,6 +352,7 @@ class ParetoFront:
                 FrontPoint(
                     policy=Policy(data.layers, point.weight_bits, point.activation_bits),
                     difference=point.difference,
+                    expected=point.expected,
                     costs={
                         name: value for name, column in columns.items() if (value := getattr(point, column)) is not None
                     },

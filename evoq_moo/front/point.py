@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from evoq_moo.accuracy import AccuracyCurve
 from evoq_moo.costs import CostValues, cost_names, name_of
+from evoq_moo.evaluation import Measured
 from evoq_moo.space import FloatArray, Policy
 
 
@@ -17,10 +18,13 @@ class FrontPoint(CostValues):
         policy: The bit-widths.
         difference: Output difference to the pre-trained network, in the metric's unit.
         costs: For each known cost its value in its unit.
+        expected: What it changes on the mirror images of the samples: what to expect of new ones. None where that was
+            not measured.
     """
 
     policy: Policy
     difference: float
+    expected: Measured | None = None
 
     @classmethod
     def of(cls, policy: Policy, values: Mapping[str, FloatArray], row: int) -> "FrontPoint":

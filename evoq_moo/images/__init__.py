@@ -2,7 +2,7 @@
 
 from evoq_moo.images import class_names
 from evoq_moo.images.class_names import coco80, names_of, voc
-from evoq_moo.images.labelled import LabelledImages, Labels, check_batches, check_labels, check_transform
+from evoq_moo.images.labelled import LabelledImages, Labels, check_batches, check_labels, check_transform, have_labels
 from evoq_moo.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, image_from_array
 from evoq_moo.images.sources import Images, ImageSource, Transform, image_files, image_size, upright_size
 
@@ -20,6 +20,7 @@ __all__ = [
     "check_transform",
     "class_names",
     "coco80",
+    "have_labels",
     "image_files",
     "image_from_array",
     "image_size",

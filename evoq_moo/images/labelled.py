@@ -124,10 +124,8 @@ def check_labels(labels: Any, count: int, origin: str) -> torch.Tensor:
 
 
 def _find_labels(source: ImageSource, labels: Any) -> torch.Tensor:
-    if labels is None and source.folder is not None and (source.folder / "labels.csv").is_file():
-        labels = source.folder / "labels.csv"
     if labels is None:
-        labels = source.stored_labels
+        labels = _own_labels(source)
     if labels is None:
         raise ArgumentError(
             f"labels: none given for {source.origin}; allowed: a CSV file with the columns file,label, an .npz file "
@@ -143,6 +141,23 @@ def _find_labels(source: ImageSource, labels: Any) -> torch.Tensor:
     if not path.is_file() and (source.folder / path).is_file():
         path = source.folder / path
     return torch.tensor(_read_labels(path, source.files, source.folder), dtype=torch.int64)
+
+
+def _own_labels(source: ImageSource) -> Any:
+    """Return the labels that images bring along, or their file; None for none."""
+    if source.folder is not None and (source.folder / "labels.csv").is_file():
+        return source.folder / "labels.csv"
+    return source.stored_labels
+
+
+def have_labels(images: Images) -> bool:
+    """Return whether images bring labels along: ``labels.csv`` in their folder, or `labels` in their file.
+
+    Raises:
+        MissingFileError: No such folder or file.
+        ImageError: They can't be read.
+    """
+    return _own_labels(ImageSource(images)) is not None
 
 
 class _Row(Struct):

@@ -2,7 +2,6 @@
 
 from evoq_moo.network.evaluated import DerivedNetwork, EvaluatedNetwork
 from evoq_moo.network.network import Evaluation, NetworkReport, QuantizedModule, QuantizedNetwork, ResultsName
-from evoq_moo.network.subset import SampleSubset
 
 __all__ = [
     "DerivedNetwork",
@@ -12,5 +11,4 @@ __all__ = [
     "QuantizedModule",
     "QuantizedNetwork",
     "ResultsName",
-    "SampleSubset",
 ]

@@ -160,6 +160,7 @@ def _points(front: ParetoFront) -> list[dict[str, Any]]:
     return [
         {
             "difference": point.difference,
+            "expected": None if point.expected is None else str(point.expected),
             **{cost_class(name).column: value for name, value in point.costs.items()},
             "mean_weight": sum(point.policy.weight_bits) / len(point.policy.layers),
             "mean_activation": sum(point.policy.activation_bits) / len(point.policy.layers),

@@ -114,8 +114,7 @@ def run_algorithm(
 ) -> None:
     """Run a pymoo algorithm until the budget is spent or it finds no new offspring.
 
-    What it counts in its `n_eval` beside the policies it asks for (our default search: screenings on some of the
-    samples) is spent as well.
+    What it counts in its `n_eval` beside the policies it asks for is spent as well.
 
     Args:
         algorithm: One that was not run yet; it is used up.

@@ -3,7 +3,7 @@
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import moocore
@@ -11,12 +11,14 @@ import numpy as np
 from pymoo.core.algorithm import Algorithm
 
 from evoq_moo._text import html_table
+from evoq_moo.calibration import CalibratingNetwork
 from evoq_moo.costs import chosen_costs
 from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
 from evoq_moo.front import ParetoFront
 from evoq_moo.indicators import log_difference, normalized_hypervolume
+from evoq_moo.network import QuantizedNetwork
 from evoq_moo.plots import image_bytes, plot_front
-from evoq_moo.problems import BitWidthProblem
+from evoq_moo.problems import BitWidthProblem, MixedPrecisionProblem
 from evoq_moo.progress import track
 from evoq_moo.runs._loop import Record, run_algorithm
 from evoq_moo.space import FloatArray, IntArray
@@ -27,7 +29,7 @@ class TraceRow:
     """State of a search after one generation.
 
     Attributes:
-        evaluations: Evaluations the algorithm asked for so far, screenings on few samples counted as parts.
+        evaluations: Evaluations the algorithm asked for so far.
         policies: Different policies among them.
         front: Feasible nondominated points among them.
         hypervolume: Share of the box between ideal and reference point that they dominate, the difference on a log10
@@ -217,3 +219,17 @@ def run_search(
         trace=tuple(trace),
         interrupted=interrupted,
     )
+
+
+def with_expectations(run: SearchRun, problem: MixedPrecisionProblem, *, progress: bool) -> SearchRun:
+    """Return a run whose front says what to expect on new images; an interrupted one as it is.
+
+    Args:
+        run: What a search found.
+        problem: The problem that it was of.
+        progress: Show progress on a terminal.
+    """
+    network = problem.evaluator.network
+    if run.interrupted or not isinstance(network, QuantizedNetwork | CalibratingNetwork):
+        return run
+    return replace(run, front=run.front.expecting(network, progress=progress))

@@ -10,7 +10,7 @@ from evoq_moo.errors import check_count
 from evoq_moo.evaluation import EvaluationStore, NetworkFactory
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.problems import MixedPrecisionProblem
-from evoq_moo.runs._run_search import SearchRun, run_search
+from evoq_moo.runs._run_search import SearchRun, run_search, with_expectations
 from evoq_moo.sensitivity import measure_sensitivity
 
 
@@ -41,8 +41,8 @@ def search(
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
         costs: The same.
-        evaluations: Evaluations of the search, screenings counted as parts; the scan's, two for each gene, come on top.
-        pop_size: Policies to start with; with one objective, the population size.
+        evaluations: Evaluations of the search; the scan's, two for each gene, come on top.
+        pop_size: Policies to start with from each lookup; with one objective, the population size.
         seed: Seed of the search.
         store: Where evaluations are kept: a path, an open store, or None for memory.
         workers: Evaluate on this many processes of our own.
@@ -77,6 +77,7 @@ def search(
     try:
         sensitivity = measure_sensitivity(network, evaluator=problem.evaluator, method="sparse", progress=progress)
         algorithm = default_algorithm(problem, sensitivity, pop_size=pop_size)
-        return run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=progress)
+        run = run_search(problem, algorithm, evaluations=evaluations, seed=seed, progress=progress)
+        return with_expectations(run, problem, progress=progress)
     finally:
         problem.close()

@@ -23,6 +23,7 @@ from evoq_moo.accuracy import read_curve
 from evoq_moo.algorithms import default_algorithm
 from evoq_moo.calibration import IN_LOOP
 from evoq_moo.costs import Cost, MeasuredCost, checked_budgets, cost_class, cost_names, name_of
+from evoq_moo.difference import AUTO, METRICS
 from evoq_moo.errors import ArgumentError, FormatError, NonFiniteError, check_count, check_name
 from evoq_moo.files import (
     Few,
@@ -44,7 +45,7 @@ from evoq_moo.network import QuantizedNetwork
 from evoq_moo.plots import plot_accuracy_curve, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.progress import Job, job
-from evoq_moo.runs._run_search import SearchRun, run_search
+from evoq_moo.runs._run_search import SearchRun, run_search, with_expectations
 from evoq_moo.runs.known import KnownPolicies
 from evoq_moo.runs.recipe import Recipe
 from evoq_moo.sensitivity import measure_sensitivity, scan_policies
@@ -236,6 +237,7 @@ def _whole_front(
     )
     provenance = {**run.front.provenance, "policies_known": len(known.X)}
     front = replace(known.front(), provenance=provenance, curve=read_curve(folder))
+    front = with_expectations(replace(run, front=front), problem, progress=False).front
     if written:
         front.save(folder / "front.json")
         draw_pictures(folder, front, known.uniform())
@@ -416,4 +418,8 @@ def recipe_of(front: ParetoFront, *, source: str | Path = "front", trust: bool =
     if settings is None or "recipe" not in settings:
         raise FormatError("front: holds no recipe of its network (it was not made by `evoq search`)")
     file = Path(source) / "front.json" if Path(source).is_dir() else source
-    return Recipe.from_json(settings["recipe"], source=file, trust=trust)
+    recipe = dict(settings["recipe"])
+    metric = front.provenance.get("metric")
+    if recipe.get("difference") == AUTO and metric in METRICS:  # version 0.1 chose by the outputs
+        recipe["difference"] = metric
+    return Recipe.from_json(recipe, source=file, trust=trust)

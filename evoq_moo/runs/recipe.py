@@ -11,7 +11,7 @@ from msgspec import Struct
 from torch import nn
 
 from evoq_moo import zoo
-from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
+from evoq_moo.difference import AUTO, DEFAULT
 from evoq_moo.engines import EngineName
 from evoq_moo.errors import ArgumentError, FormatError, WeightsError, check_name, check_text
 from evoq_moo.files import (
@@ -55,7 +55,7 @@ class Recipe:
         activation_bits: And to activations.
         pinned: ``"ends"``, ``"none"``, or names of layers.
         tied: Whether one gene sets both bit-widths of a layer.
-        difference: Name of the difference; ``"auto"`` (of a zoo's network resolved at once): what fits the task.
+        difference: Name of the difference; ``"auto"``, resolved at once: the default.
         results: Which results between layers have 8 bits: ``"auto"``, ``"float"`` or ``"int8"``.
         engine: ``"auto"``, ``"reference"`` or ``"integer"``.
         classes: Of a zoo's detector, background among them; None for the entry's number.
@@ -76,7 +76,7 @@ class Recipe:
     activation_bits: tuple[BitWidth, ...] = tuple(range(2, 9))
     pinned: str | tuple[Text, ...] = "ends"
     tied: bool = False
-    difference: str = "auto"
+    difference: str = AUTO
     results: ResultsName = "auto"
     engine: EngineName = "auto"
     classes: Few | None = None
@@ -86,9 +86,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("model", "weights", "samples"):
             check_text(name, getattr(self, name))
-        if self.difference == "auto" and ":" not in self.model and self.model in zoo.names():
-            detects = zoo.entry(self.model).task == "detection"
-            object.__setattr__(self, "difference", DETECTION_DEFAULT if detects else CLASSIFICATION_DEFAULT)
+        if self.difference == AUTO:
+            object.__setattr__(self, "difference", DEFAULT)
 
     def check_trust(self, *, samples: bool = True) -> None:
         """Raise where making the network needs the user's consent, which it lacks.

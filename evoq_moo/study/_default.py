@@ -15,11 +15,8 @@ from evoq_moo.study._problems import NetworkProblem
 class DefaultSearch:
     """What :func:`evoq_moo.search` runs: :class:`SurrogateSearch` after a sparse sensitivity scan.
 
-    On a real network it screens, and screenings count as the share of an evaluation that their samples are. A
-    surrogate problem has no samples, and screens nothing.
-
     Args:
-        pop_size: Policies to start with.
+        pop_size: Policies to start with from each lookup.
     """
 
     pop_size: int

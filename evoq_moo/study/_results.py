@@ -95,7 +95,7 @@ class StudyResults:
             scaled: On the reference's scale (ideal 0, nadir 1, log10 of differences), else in the objectives' units.
 
         Returns:
-            Float64 `(evaluations, objectives)` each; infinite where infeasible or spent on scan and screenings.
+            Float64 `(evaluations, objectives)` each; infinite where infeasible or spent on a scan.
 
         Raises:
             UnknownNameError: The study has no such run.

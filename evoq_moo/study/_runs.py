@@ -70,9 +70,9 @@ class Run:
         F: Objectives, float64 `(n, objectives)`.
         G: Constraints, float64 `(n, constraints)`; 0 and less is feasible.
         counts: Evaluations spent when each vector was known, int64 `(n,)`, rising: its own, the scan's, and what a
-            search spent in between on screening.
+            search spent in between on something else.
         seconds: Time it took.
-        problem_seconds: Time of these in the problem's evaluations, without screenings.
+        problem_seconds: Time of these in the problem's evaluations.
     """
 
     key: RunKey
@@ -88,8 +88,8 @@ class Run:
     def archive(self) -> FloatArray:
         """Objectives of every evaluation, float64 `(evaluations, objectives)`.
 
-        Infinite where a policy is infeasible or has no difference, and where the evaluation is of none: scan and
-        screenings.
+        Infinite where a policy is infeasible or has no difference, and where the evaluation is of none, as in a
+        scan.
         """
         feasible = np.asarray(self.G <= 0).all(axis=1) & np.isfinite(self.F).all(axis=1)
         archive = np.full((int(self.counts.max(initial=self.paid)), self.F.shape[1]), np.inf)

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,35 @@ def test_search_writes_its_files(run_folder):
     front = load_front(run_folder)
     assert len(front) > 3
     assert recipe_of(front) == evoq.Recipe(model="digits", count=10)
+
+
+def test_evaluate_on_images_without_labels(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    recipe = recipe_of(load_front(run_folder))
+    pixels, _ = evoq.zoo.entry("digits").default_labelled()
+    np.savez(tmp_path / "other.npz", images=pixels[:40])
+    output = evoq_command("evaluate", run_folder, "--images", tmp_path / "other.npz", "--limit", 30)
+    assert "30 others" in output
+    assert "expected of new ones" in output
+    assert "on other images / on the samples: " in output
+    images = evoq.zoo.entry("digits").default_images()
+    own = images[np.random.default_rng(0).permutation(len(images))[: recipe.count]]
+    np.savez(tmp_path / "own.npz", images=own)
+    with pytest.raises(ArgumentError, match="images: all 10 are among the samples"):
+        evoq_command("evaluate", run_folder, "--images", tmp_path / "own.npz")
+    np.savez(tmp_path / "mixed.npz", images=np.concatenate([own[:4], pixels[:20]]))
+    output = evoq_command("evaluate", run_folder, "--images", tmp_path / "mixed.npz")
+    assert "4 of 24 images are samples of the search: left out" in output
+    assert "20 others" in output
+
+
+def test_a_run_of_version_0_1_keeps_the_difference_that_it_chose(run_folder):
+    """It wrote "auto" for factories, and chose by the outputs."""
+    front = load_front(run_folder)
+    settings = front.provenance["settings"]
+    recipe = {**settings["recipe"], "difference": "auto"}
+    old = {**front.provenance, "metric": "kl", "settings": {**settings, "recipe": recipe}}
+    assert recipe_of(replace(front, provenance=old)).difference == "kl"
 
 
 def test_the_same_command_resumes(run_folder):

@@ -45,6 +45,12 @@ def test_class_dim():
             resolve(difference, class_dim=1)
 
 
+def test_auto_is_the_default_whatever_the_outputs_are():
+    assert resolve("auto") == resolve("nmse")
+    with pytest.raises(ArgumentError, match=r"class_dim: given 1 with 'nmse'; allowed: with \['kl', 'top1_flips'\]"):
+        resolve("auto", class_dim=1)
+
+
 def test_a_callable():
     found = resolve(flat)
     assert found.name.endswith(".flat")

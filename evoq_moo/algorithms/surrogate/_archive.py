@@ -1,4 +1,4 @@
-"""What a screened search knows: evaluated policies on the scales it works with."""
+"""What a surrogate search knows: evaluated policies on the scales it works with."""
 
 import moocore
 import numpy as np

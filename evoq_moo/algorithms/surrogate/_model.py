@@ -118,14 +118,13 @@ class ResidualModel:
         self._layers = tuple(gene.layer for gene in space.genes)
         self._unit = unit
 
-    def fit(self, X: IntArray, predicted: FloatArray, values: FloatArray, noise: FloatArray) -> None:
+    def fit(self, X: IntArray, predicted: FloatArray, values: FloatArray) -> None:
         """Fit to policies.
 
         Args:
             X: Vectors `(n, n_var)`.
             predicted: The table's (log) predictions `(n,)`.
             values: (Log) differences `(n,)`.
-            noise: Standard deviations of the values' errors `(n,)`; 0 where they are exact.
         """
         degree = min(2, len(np.unique(predicted)) - 1)
         self._trend = np.polynomial.Polynomial.fit(predicted, values, degree) if degree else None
@@ -134,7 +133,7 @@ class ResidualModel:
         self._residuals = values - self._where
         scale = self._scale(self._where)
         kernel = PolicyKernel(self._layers, REACH * self._unit)
-        self._process = GaussianProcessRegressor(kernel, alpha=(noise / scale) ** 2 + _NUGGET, optimizer=None)
+        self._process = GaussianProcessRegressor(kernel, alpha=_NUGGET, optimizer=None)
         self._process.fit(np.column_stack([X, predicted]), self._residuals / scale)
 
     def _trend_at(self, predicted: FloatArray) -> FloatArray:

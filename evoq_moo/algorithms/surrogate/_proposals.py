@@ -1,4 +1,4 @@
-"""Candidates of a screened search: small changes of policies on the front or just above it."""
+"""Candidates of a surrogate search: small changes of policies on the front or just above it."""
 
 import numpy as np
 

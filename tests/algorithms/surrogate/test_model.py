@@ -62,7 +62,7 @@ def test_predicts_what_it_has_seen_and_is_unsure_elsewhere(space):
     predicted = -0.1 * X.sum(axis=1)
     values = predicted + 0.2 * rng.normal(size=80)
     model = ResidualModel(space, unit=1.0)
-    model.fit(X[:60], predicted[:60], values[:60], np.zeros(60))
+    model.fit(X[:60], predicted[:60], values[:60])
     mean, std = model.predict(X, predicted)
     assert np.abs(mean[:60] - values[:60]).max() < 0.05
     assert std[:60].max() < std[60:].min()
@@ -80,7 +80,7 @@ def test_one_policy_or_equal_predictions_are_enough(space):
     X = space.sample(3, np.random.default_rng(0))
     for n in (1, 3):
         model = ResidualModel(space, unit=1.0)
-        model.fit(X[:n], np.zeros(n), np.arange(n, dtype=float), np.zeros(n))
+        model.fit(X[:n], np.zeros(n), np.arange(n, dtype=float))
         mean, std = model.predict(X, np.zeros(3))
         assert np.isfinite(mean).all()
         assert np.isfinite(std).all()
