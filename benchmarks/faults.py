@@ -61,6 +61,8 @@ MARK = "EVOQ_FAULT"
 """Environment variable by which the processes of a command are found."""
 GONE_IN = 10.0
 """Seconds in which the workers of a command must be gone when it has ended."""
+HANGS = 600.0
+"""Seconds after which a command counts as hanging."""
 AGAIN = 0.85
 """Probability that a killed command is killed once more before it may end."""
 UNDISTURBED = "undisturbed"
@@ -221,7 +223,7 @@ class Bench:
 
     def finish(self, words: list[str], mark: str) -> str:
         """Run a command to its end; returns what is wrong, if anything."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self.start(words, mark), 0)[1])
+        status = exit_code(self.start(words, mark))
         return "" if status == 0 else f"exit code {status}"
 
     def undisturbed(self, base: str) -> None:
@@ -304,7 +306,7 @@ class Bench:
             victims = marked("dask" if scenario.workers == "dask" else mark, "spawn_main")
         if victims:
             os.kill(self.rng.choice(victims), signal.SIGKILL)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            status = exit_code(child)
             return {"moment": moment, "victim": "worker", "wrong": [f"exit code {status}"] if status else []}
         victim = "all" if victim == "all" and scenario.workers != "dask" else "command"
         os.kill(-child if victim == "all" else child, signal.SIGKILL)
@@ -358,6 +360,7 @@ class Bench:
             "import distributed, time\n"
             "if __name__ == '__main__':\n"
             "    c = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)\n"
+            "    c.adapt(minimum=2, maximum=2)\n"  # Dask gives a worker up that is killed while it starts
             "    print(c.scheduler_address, flush=True)\n"
             "    time.sleep(10**6)\n"
         )
@@ -394,6 +397,18 @@ def marked(mark: str, command: str = "") -> list[int]:
             if same and command.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
+
+
+def exit_code(child: int) -> int:
+    """Wait for the end of a command; one that hangs is killed."""
+    deadline = time.monotonic() + HANGS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def orphans(mark: str) -> list[int]:

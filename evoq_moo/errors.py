@@ -222,7 +222,8 @@ def check_number(argument: str, value: Any, low: float, high: float, *, open_low
     Raises:
         ArgumentError: The value is not a finite number within the limits.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    kinds = int | float | np.integer | np.floating
+    number = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or not low <= value <= high or (open_low and value == low):
         limits = f"{'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
         raise ArgumentError(f"{argument}: given {_shown(value)}; allowed: a number {limits}")

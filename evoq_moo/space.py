@@ -130,16 +130,26 @@ def whole_bits(argument: str, bits: npt.ArrayLike) -> IntArray:
     Raises:
         BitWidthError: A value is not a whole number.
     """
-    try:
-        given = np.asarray(bits)
-    except ValueError:  # rows of different lengths
-        raise BitWidthError(f"{argument}: given {bits!r}; allowed: an array of whole numbers") from None
-    if given.dtype.kind not in "iuf":
-        raise BitWidthError(f"{argument}: given values of {given.dtype}; allowed: whole numbers")
+    given = _numbers(argument, bits)
     whole = (np.abs(given) <= max(ALLOWED_BITS)) & (given == np.round(given))
     if not whole.all():
         raise BitWidthError(f"{argument}: given {given[~whole][0]}; allowed: whole numbers up to {max(ALLOWED_BITS)}")
     return given.astype(np.int64)
+
+
+def _numbers(argument: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return what was given as an array of integers or floating-point numbers.
+
+    Raises:
+        BitWidthError: It holds something else, or rows of different lengths.
+    """
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        raise BitWidthError(f"{argument}: given rows of different lengths; allowed: an array of numbers") from None
+    if array.dtype.kind not in "iuf" and array.size:
+        raise BitWidthError(f"{argument}: given values of {array.dtype}; allowed: numbers of at most 64 bits")
+    return array
 
 
 def check_bits(argument: str, bits: Iterable[int]) -> tuple[int, ...]:
@@ -292,8 +302,8 @@ class SearchSpace:
         Raises:
             BitWidthError: A value is not among its gene's choices.
         """
-        given = np.atleast_2d(np.asarray(X))
-        if given.ndim != 2 or given.shape[1] != self.n_var or given.dtype == object:
+        given = np.atleast_2d(_numbers("X", X))
+        if given.ndim != 2 or given.shape[1] != self.n_var:
             raise BitWidthError(
                 f"X: given shape {np.shape(X)}; allowed: (n, {self.n_var}), one bit-width for each gene"
             )
@@ -366,9 +376,9 @@ class SearchSpace:
             X: Real vectors `(n, n_var)`.
 
         Raises:
-            BitWidthError: A value is NaN.
+            BitWidthError: A value is NaN, or no number.
         """
-        given = np.clip(np.asarray(X, dtype=np.float64), 0, max(ALLOWED_BITS))
+        given = np.clip(_numbers("X", X).astype(np.float64), 0, max(ALLOWED_BITS))
         if np.isnan(given).any():
             raise BitWidthError("X: holds NaN; allowed: numbers")
         snapped = np.empty(given.shape, dtype=np.int64)
