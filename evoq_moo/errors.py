@@ -197,16 +197,24 @@ def check_count(argument: str, value: object, *, lowest: int = 1, highest: int =
         raise ArgumentError(f"{argument}: given {value!r}; allowed: an integer of at least {lowest}")
     count = int(value)
     if count < lowest:
-        raise ArgumentError(f"{argument}: given {_shown(count)}; allowed: an integer of at least {lowest}")
+        raise ArgumentError(f"{argument}: given {quoted(count)}; allowed: an integer of at least {lowest}")
     if count > highest:
-        raise ArgumentError(f"{argument}: given {_shown(count)}; allowed: an integer of at most {highest}")
+        raise ArgumentError(f"{argument}: given {quoted(count)}; allowed: an integer of at most {highest}")
     return count
 
 
-def _shown(value: object) -> str:
-    # An integer of thousands of digits can't be written out.
-    large = isinstance(value, int) and value.bit_length() > 4 * QUOTE
-    return f"an integer of {value.bit_length()} bits" if large else repr(value)  # type: ignore[attr-defined]
+def quoted(value: object) -> str:
+    """Return what was given as text for a message; Python itself can't write integers of thousands of digits.
+
+    Args:
+        value: What was given.
+    """
+    if isinstance(value, int) and value.bit_length() > 4 * QUOTE:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} of integers of thousands of digits"
 
 
 def check_number(argument: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
@@ -222,9 +230,9 @@ def check_number(argument: str, value: Any, low: float, high: float, *, open_low
     Raises:
         ArgumentError: The value is not a finite number within the limits.
     """
-    kinds = int | float | np.integer | np.floating
-    number = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if not number or not low <= value <= high or (open_low and value == low):
+    given = value.item() if isinstance(value, np.integer | np.floating) else value
+    number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max
+    if not number or not low <= given <= high or (open_low and given == low):
         limits = f"{'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
-        raise ArgumentError(f"{argument}: given {_shown(value)}; allowed: a number {limits}")
-    return float(value)
+        raise ArgumentError(f"{argument}: given {quoted(value)}; allowed: a number {limits}")
+    return float(given)

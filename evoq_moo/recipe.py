@@ -18,7 +18,7 @@ from evoq_moo.data import load_samples
 from evoq_moo.difference import CLASSIFICATION_DEFAULT, DETECTION_DEFAULT
 from evoq_moo.distill import SYNTHETIC, cached_samples
 from evoq_moo.engines import EngineName
-from evoq_moo.errors import ArgumentError, FormatError, check_name, check_text
+from evoq_moo.errors import ArgumentError, check_name, check_text
 from evoq_moo.network import QuantizedNetwork
 from evoq_moo.preprocess import Preprocess
 from evoq_moo.sample_choice import CHOOSERS, RANDOM
@@ -216,7 +216,7 @@ class Recipe:
         Raises:
             FormatError: The data is not a recipe.
         """
-        with reading("recipe"):
+        with reading(f"{source}: not a recipe"):
             recipe = convert(data, cls)
             for key in data:
                 check_name("given a key", key, _written())
@@ -263,7 +263,4 @@ def read_recipe(path: str | Path, *, trust: bool = False) -> Recipe:
         FormatError: Not a recipe, damaged, or of an unknown version.
     """
     data = read_json(path, _RecipeData, format_name=FORMAT, version=1)
-    try:
-        return Recipe.from_json(data.recipe, source=path, trust=trust)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+    return Recipe.from_json(data.recipe, source=path, trust=trust)

@@ -2,8 +2,10 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
+from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import (
     QUOTE,
     ArgumentError,
@@ -15,6 +17,7 @@ from evoq_moo.errors import (
     check_number,
     check_text,
 )
+from evoq_moo.space import Policy, check_bits
 
 
 @pytest.mark.parametrize("kind", [ArgumentError, FormatError, MissingFileError, StoreError])
@@ -69,3 +72,22 @@ def test_numbers_that_no_float_holds():
             check_number("share", value, 0, 1)
     with pytest.raises(ArgumentError, match="time: given .*; allowed: a number from 0"):
         check_number("time", 10**400, 0, float("inf"))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64, np.int64, np.uint8, int, float])
+def test_numbers_may_be_numpys(kind):
+    """Bug: `budgets={"bops": np.float32(3)}` was "not a number"."""
+    found = check_number("budget", kind(3), 0, float("inf"))
+    assert found == 3.0
+    assert type(found) is float
+
+
+def test_integers_that_python_cannot_write():
+    """Bug: `weight_bits=[10**5000]` ended in Python's own ValueError about its limit of digits."""
+    for use in (
+        lambda: check_bits("weight_bits", [10**5000]),
+        lambda: Policy(("conv",), (10**5000,), (8,)),
+        lambda: LatencyTable(milliseconds={"conv": {(10**5000, 8): 1.0}}),
+    ):
+        with pytest.raises(ArgumentError, match="thousands of digits|an integer of 16610 bits"):
+            use()
