@@ -13,6 +13,11 @@ import numpy as np
 QUOTE = 200
 """Longest quote of what was given that a message holds (characters)."""
 _WORD, _MESSAGE = 500, 4000
+_NO_MEMORY = re.compile(
+    r"allocate memory|bad_alloc|out of memory|bad allocation|can't start new thread|"
+    r"could not create a (memory|primitive)(?! descriptor)"
+)
+"""What the interpreter, the C++ library, PyTorch, oneDNN, onnxruntime and the system's loader say then."""
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -81,6 +86,10 @@ class FileError(EvoqError, OSError):
 
 class WorkerError(EvoqError, RuntimeError):
     """Worker processes die again and again."""
+
+
+class OutOfMemoryError(EvoqError, MemoryError):
+    """There is not enough memory; nothing else is wrong."""
 
 
 class MissingPackageError(EvoqError, ImportError):
@@ -165,6 +174,31 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         raise UnknownNameError(f"{argument}: unknown name {name!r}; {nearest(str(name), names)}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out; PyTorch and oneDNN say so by RuntimeErrors.
+
+    Args:
+        error: Whatever was raised.
+    """
+    if isinstance(error, EvoqError | ValueError):  # these quote what files and users say
+        return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise :class:`OutOfMemoryError` where an error means that memory ran out, before something else is blamed for it.
+
+    Args:
+        error: Whatever was raised.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    if is_out_of_memory(error):
+        reason = "" if not str(error) else f" ({str(error).strip().splitlines()[0]})"
+        raise OutOfMemoryError(f"not enough memory{reason}") from error
 
 
 def check_text(argument: str, value: str | None) -> None:

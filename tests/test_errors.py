@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import (
@@ -12,11 +13,14 @@ from evoq_moo.errors import (
     EvoqError,
     FormatError,
     MissingFileError,
+    OutOfMemoryError,
     StoreError,
     check_count,
+    check_memory,
     check_number,
     check_text,
 )
+from evoq_moo.network import QuantizedNetwork
 from evoq_moo.space import Policy, check_bits
 
 
@@ -91,3 +95,49 @@ def test_integers_that_python_cannot_write():
     ):
         with pytest.raises(ArgumentError, match="thousands of digits|an integer of 16610 bits"):
             use()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
+        ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+        type("Fail", (Exception,), {})("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation"),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_all_its_forms(error):
+    with pytest.raises(OutOfMemoryError, match="^not enough memory"):
+        check_memory(error)
+    with pytest.raises(MemoryError):
+        check_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive descriptor for the forward propagation"),
+        ValueError("given 'std::bad_alloc'"),
+        FormatError("front.json: given 'out of memory'"),
+    ],
+)
+def test_other_errors_are_not_for_want_of_memory(error):
+    check_memory(error)
+
+
+@pytest.mark.parametrize("place", ["forward", "export"])
+def test_a_network_is_not_blamed_for_want_of_memory(place, monkeypatch):
+    """Bug: "the network can't run on a batch: RuntimeError: can't start new thread", and a quiet change of engines."""
+
+    def fail(*_, **__):
+        raise RuntimeError("std::bad_alloc")
+
+    if place == "export":
+        monkeypatch.setattr(torch.export, "export", fail)
+    else:
+        monkeypatch.setattr(torch.nn.Linear, "forward", fail)
+    with pytest.raises(OutOfMemoryError, match=r"not enough memory \(std::bad_alloc\)"):
+        QuantizedNetwork(torch.nn.Linear(3, 2), torch.rand(4, 3), progress=False)

@@ -11,7 +11,7 @@ from evoq_moo._setup import digest, network_fingerprint, tensor_bytes
 from evoq_moo.calibration._network import CalibratedNetwork
 from evoq_moo.calibration._outputs import OutputMap
 from evoq_moo.costs import PolicyCost, policy_cost
-from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.errors import ArgumentError, NetworkError, check_memory
 from evoq_moo.graph import GraphNetwork, Product, Samples, check_samples, filled, rows, run
 from evoq_moo.network import QuantizedModule
 from evoq_moo.preprocess import Preprocess
@@ -170,4 +170,5 @@ def check_network(shipment: Shipment, sample: Samples) -> None:
         with torch.no_grad():
             run(shipment.network, sample)
     except Exception as error:  # a network can fail in any way
+        check_memory(error)
         raise NetworkError(f"sample: the network can't run on it: {type(error).__name__}: {error}") from error
