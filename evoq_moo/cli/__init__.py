@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from evoq_moo.cli._app import app
 from evoq_moo.cli._console import errors
-from evoq_moo.errors import EvoqError
+from evoq_moo.errors import EvoqError, OutOfMemoryError, check_memory
 from evoq_moo.files import reason_of
 
 __all__ = ["app", "main"]
@@ -37,10 +37,14 @@ def main() -> None:
             raise
         errors.say("interrupted; the same command goes on where it was", style="yellow")
         sys.exit(INTERRUPTED)
-    except MemoryError as error:
-        _fail(f"not enough memory{f': {error}' if str(error) else ''}")
     except OSError as error:
         _fail(reason_of(error))
+    except Exception as error:
+        try:
+            check_memory(error)
+        except OutOfMemoryError as found:
+            _fail(str(found))
+        raise
 
 
 def _fail(sentence: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from evoq_moo.errors import ArgumentError
+from evoq_moo.errors import ArgumentError, check_memory
 from evoq_moo.export._exact import EXACT, check_form
 from evoq_moo.export._lower import TWO_BIT_OPSET, containers_of, lower, sizes_of
 from evoq_moo.export._shipment import shipment_of
@@ -148,6 +148,7 @@ def runs_two_bit_types() -> bool:
         )
         session = open_session(model.SerializeToString())
         found = session.run(None, {"x": np.array([-3, -0.5, 0, 0.5, 3], dtype=np.float32)})[0]
-    except Exception:  # an onnxruntime without the types says so in many ways
+    except Exception as error:  # an onnxruntime without the types says so in many ways
+        check_memory(error)
         return False
     return bool((found == np.array([-1.5, -1, 0, 1, 0], dtype=np.float32)).all())

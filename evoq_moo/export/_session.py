@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo.errors import FormatError, MissingPackageError
+from evoq_moo.errors import FormatError, MissingPackageError, check_memory
 from evoq_moo.graph import Samples, filled, leaves, split
 
 
@@ -29,7 +29,7 @@ def open_session(
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError("running ONNX needs onnxruntime: pip install 'evoq-moo[export]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions
@@ -44,6 +44,7 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base of their own
+        check_memory(error)
         raise FormatError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
@@ -62,6 +63,7 @@ def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = No
         given = {taken.name: x.numpy() for taken, x in zip(session.get_inputs(), tensors, strict=True)}
         found: list[npt.NDArray[Any]] = session.run(outputs, given)
     except Exception as error:  # its exceptions share no base of their own
+        check_memory(error)
         reason = " ".join(str(error).split())
         raise FormatError(
             f"onnxruntime can't run the model on samples of {', '.join(str(tuple(x.shape)) for x in tensors)}: {reason}"
