@@ -1,11 +1,12 @@
 """Commands killed at random moments, and after simulated power cuts: what is lost, and whether resumed results differ.
 
     python benchmarks/faults.py --moments 1000 --folder faults
+    python benchmarks/faults.py --moments 50 --folder faults_alone --alone
 
 Each scenario first runs undisturbed; that is its reference. Then it runs in new folders and is ended by SIGKILL at a
-moment drawn uniformly from its duration (in every second one with processes, a worker is killed instead), is killed
-again or resumed, and in the end compared with the reference, bit for bit: fronts, tables, tensors, archives and the
-store's evaluations; times and dates are left out. At every kill, each file that is there under its own name must be
+moment drawn uniformly from its duration (of commands with worker processes the command, a worker or all of them), is
+killed again or resumed, and in the end compared with the reference, bit for bit: fronts, tables, tensors, archives and
+the store's evaluations; times and dates are left out. At every kill, each file that is there under its own name must be
 whole and equal to the reference's, and every known evaluation the reference's; in the end no temporary file and no
 process may be left.
 
@@ -13,10 +14,14 @@ Power cuts are simulated: `_power_cut.c`, preloaded (LD_PRELOAD; Linux, gcc), no
 folder in order; at a random point of that record, what was not synced is dropped: all of it, or each unsynced write by
 the toss of a coin and each folder's unsynced changes from a random one on. The command then goes on from what is left.
 
+Commands run in forks of this process, which has imported what they import, so that moments fall into their work; with
+`--alone` each is a new process of the interpreter, `python -m evoq_moo`.
+
 Moments are kept in FOLDER/moments.jsonl: the same command goes on where it was.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -45,7 +50,7 @@ from evoq_moo import cli
 from evoq_moo.evaluation import EvaluationStore
 
 console = Console(markup=False, highlight=False)
-SEARCH = "search digits --engine reference --count 6 --evaluations 80 --pop-size 10 --threads 1"
+SEARCH = "search digits --engine reference --count 6 --evaluations 40 --pop-size 10 --threads 1"
 STUDY = """problems = ["digits-bops"]
 algorithms = ["nsga2", "random", "guided"]
 seeds = 4
@@ -55,10 +60,14 @@ path = "unused"
 MARK = "EVOQ_FAULT"
 """Environment variable by which the processes of a command are found."""
 GONE_IN = 10.0
-"""Seconds in which the workers of a killed command must be gone."""
+"""Seconds in which the workers of a command must be gone when it has ended."""
+HANGS = 600.0
+"""Seconds after which a command counts as hanging."""
 AGAIN = 0.85
 """Probability that a killed command is killed once more before it may end."""
+UNDISTURBED = "undisturbed"
 ROOT = Path(__file__).resolve().parent
+SOURCE = Path(evoq_moo.__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -135,39 +144,45 @@ def study_parts(out: Path) -> dict[str, str]:
     return files_of(out, "study/runs/**/*.npz", "study/study.json")
 
 
+VERIFY = "verify {ref}/export/model.onnx --against {ref}/calibrate/calibrated --images {ref}/images.npz"
 CALIBRATE = Scenario(
     "calibrate {ref}/search/run --steps light --threads 1 -o {out}/calibrated",
     lambda out: files_of(out, "calibrated/*"),
-    0.1,
+    0.16,
 )
-EXPORT = Scenario("export {ref}/calibrate/calibrated -o {out}/model.onnx", lambda out: files_of(out, "*.onnx"), 0.1)
-REPORT = Scenario("report {ref}/search/run -o {out}/report.html", lambda out: files_of(out, "*.html"), 0.1)
+EXPORT = Scenario("export {ref}/calibrate/calibrated -o {out}/model.onnx", lambda out: files_of(out, "*.onnx"), 0.06)
+REPORT = Scenario("report {ref}/search/run -o {out}/report.html", lambda out: files_of(out, "*.html"), 0.04)
 COMPARE = "compare {ref}/study.toml --no-plots -o {out}/study"
 SCENARIOS = {
-    "search": Scenario(f"{SEARCH} -o {{out}}/run", search_parts, 0.25),
+    "search": Scenario(f"{SEARCH} -o {{out}}/run", search_parts, 0.12),
     "calibrate": CALIBRATE,
     "export": EXPORT,
+    "verify": Scenario(VERIFY, lambda out: files_of(out, "*.*"), 0.03),
     "report": REPORT,
-    "search, 2 processes": Scenario(f"{SEARCH} --workers 2 -o {{out}}/run", search_parts, 0.1, "spawn_main"),
-    "compare, 2 processes": Scenario(f"{COMPARE} --workers 2", study_parts, 0.1, "spawn_main"),
-    "compare, Dask": Scenario(f"{COMPARE} --scheduler {{dask}}", study_parts, 0.1, "dask"),
-    "search, power cut": Scenario(f"{SEARCH} -o {{out}}/run", search_parts, 0.05, cut=True),
-    "calibrate, power cut": Scenario(CALIBRATE.words, CALIBRATE.parts, 0.03, cut=True),
-    "export, power cut": Scenario(EXPORT.words, EXPORT.parts, 0.02, cut=True),
-    "report, power cut": Scenario(REPORT.words, REPORT.parts, 0.02, cut=True),
-    "compare, power cut": Scenario(COMPARE, study_parts, 0.03, cut=True),
+    "compare": Scenario(COMPARE, study_parts, 0.15),
+    "search, 2 processes": Scenario(f"{SEARCH} --workers 2 -o {{out}}/run", search_parts, 0.02, "spawn_main"),
+    "compare, 2 processes": Scenario(f"{COMPARE} --workers 2", study_parts, 0.03, "spawn_main"),
+    "compare, Dask": Scenario(f"{COMPARE} --scheduler {{dask}}", study_parts, 0.25, "dask"),
+    "search, power cut": Scenario(f"{SEARCH} -o {{out}}/run", search_parts, 0.04, cut=True),
+    "calibrate, power cut": Scenario(CALIBRATE.words, CALIBRATE.parts, 0.04, cut=True),
+    "export, power cut": Scenario(EXPORT.words, EXPORT.parts, 0.01, cut=True),
+    "report, power cut": Scenario(REPORT.words, REPORT.parts, 0.01, cut=True),
+    "compare, power cut": Scenario(COMPARE, study_parts, 0.04, cut=True),
 }
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 
 
 class Bench:
-    """Runs commands in forks of this process, which computes nothing with torch itself.
+    """Runs commands, in forks of this process, which computes nothing with torch itself.
 
     Args:
         folder: Where everything goes.
+        alone: Each command is a process of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, alone: bool = False) -> None:
         self.folder = folder.resolve()
+        self.alone = alone
         self.rng = random.Random()
         self.ref = self.folder / "ref"
         self.dask = ""
@@ -177,12 +192,22 @@ class Bench:
         return [word.format(out=out, ref=self.ref, dask=self.dask) for word in scenario.words.split()]
 
     def start(self, words: list[str], mark: str) -> int:
-        """Start a command in a fork and return its process."""
+        """Start a command, with a process group of its own, and return its process."""
+        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        if self.alone:
+            environment = os.environ | {MARK: mark, "PYTHONPATH": str(SOURCE)}
+            outputs = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2), (os.POSIX_SPAWN_CLOSE, log)]
+            command = [sys.executable, "-m", "evoq_moo", *words]
+            child = os.posix_spawn(sys.executable, command, environment, file_actions=outputs, setpgroup=0)
+            os.close(log)
+            return child
         child = os.fork()
+        with suppress(OSError):  # both try, since either may be first
+            os.setpgid(child, child)
         if child:
+            os.close(log)
             return child
         os.environ[MARK] = mark
-        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.argv = ["evoq", *words]
@@ -192,11 +217,13 @@ class Bench:
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
         finally:
+            if mark == UNDISTURBED:
+                (self.folder / "modules.json").write_text(json.dumps(list(sys.modules)))
             os._exit(code)
 
     def finish(self, words: list[str], mark: str) -> str:
         """Run a command to its end; returns what is wrong, if anything."""
-        status = os.waitstatus_to_exitcode(os.waitpid(self.start(words, mark), 0)[1])
+        status = exit_code(self.start(words, mark))
         return "" if status == 0 else f"exit code {status}"
 
     def undisturbed(self, base: str) -> None:
@@ -205,12 +232,17 @@ class Bench:
         if not (out / "done").exists():
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
-            known = SCENARIOS.get(base, Scenario(COMPARE, study_parts, 0))
-            for needed in re.findall(r"{ref}/(\w+)/", known.words):
+            for needed in re.findall(r"{ref}/(\w+)/", SCENARIOS[base].words):
                 self.undisturbed(needed)
-            if problem := self.finish(self.words(known, out), "undisturbed"):
+            if problem := self.finish(self.words(SCENARIOS[base], out), UNDISTURBED):
                 sys.exit(f"{base}: undisturbed, it ended with {problem}; see {self.folder}/log.txt")
             (out / "done").touch()
+
+    def import_all(self) -> None:
+        """Import what an undisturbed command imported."""
+        for name in json.loads((self.folder / "modules.json").read_text()):
+            with suppress(ImportError):  # made by other modules, not found as files
+                importlib.import_module(name)
 
     def reference(self, name: str, scenario: Scenario) -> tuple[dict[str, str], float]:
         """Return the parts of an undisturbed run, and its duration (seconds)."""
@@ -218,6 +250,12 @@ class Bench:
         self.undisturbed(base)
         out = self.ref / base
         parts = scenario.parts(out)
+        if not self.alone:
+            imports = self.folder / "imports"
+            shutil.rmtree(imports, ignore_errors=True)
+            imports.mkdir()
+            self.finish(self.words(scenario, imports), UNDISTURBED)
+            self.import_all()
         timed = self.folder / "timed"
         shutil.rmtree(timed, ignore_errors=True)
         timed.mkdir()
@@ -250,7 +288,7 @@ class Bench:
             wrong += wrong_parts(found, parts)
             wrong += [f"{part} is lost" for part in parts if part not in found][:3]
             wrong += [f"{path.name} is left" for path in out.rglob(".evoq-*")]
-            wrong += [f"process {pid} is left" for pid in marked(mark)]
+            wrong += [f"process {pid} is left" for pid in orphans(mark)]
             for row in rows:
                 yield {"scenario": name, **row, "wrong": [*row["wrong"], *filter(None, wrong)]}
 
@@ -263,19 +301,17 @@ class Bench:
             time.sleep(min(left, 0.05))
             if os.waitpid(child, os.WNOHANG)[0]:
                 return None
-        victims = []
-        if scenario.workers and self.rng.random() < 0.5:
+        victims, victim = [], self.rng.choice(("command", "worker", "all")) if scenario.workers else "command"
+        if victim == "worker":
             victims = marked("dask" if scenario.workers == "dask" else mark, "spawn_main")
         if victims:
             os.kill(self.rng.choice(victims), signal.SIGKILL)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            status = exit_code(child)
             return {"moment": moment, "victim": "worker", "wrong": [f"exit code {status}"] if status else []}
-        os.kill(child, signal.SIGKILL)
+        victim = "all" if victim == "all" and scenario.workers != "dask" else "command"
+        os.kill(-child if victim == "all" else child, signal.SIGKILL)
         os.waitpid(child, 0)
-        deadline = time.monotonic() + GONE_IN
-        while (orphans := marked(mark)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return {"moment": moment, "victim": "command", "wrong": [f"process {pid} outlives it" for pid in orphans]}
+        return {"moment": moment, "victim": victim, "wrong": [f"process {pid} outlives it" for pid in orphans(mark)]}
 
     def cut(self, name: str, scenario: Scenario) -> Iterator[dict[str, Any]]:
         """Give one row for each power cut, without end."""
@@ -287,12 +323,11 @@ class Bench:
         shutil.rmtree(out, ignore_errors=True)
         log.unlink(missing_ok=True)
         out.mkdir()
-        source = Path(evoq_moo.__file__).parents[1]
         environment = os.environ | {
             "LD_PRELOAD": str(shim),
             "EVOQ_WATCH": str(out),
             "EVOQ_LOG": str(log),
-            "PYTHONPATH": str(source),
+            "PYTHONPATH": str(SOURCE),
         }
         command = [sys.executable, "-m", "evoq_moo", *self.words(scenario, out)]
         subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -325,13 +360,13 @@ class Bench:
             "import distributed, time\n"
             "if __name__ == '__main__':\n"
             "    c = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)\n"
+            "    c.adapt(minimum=2, maximum=2)\n"  # Dask gives a worker up that is killed while it starts
             "    print(c.scheduler_address, flush=True)\n"
             "    time.sleep(10**6)\n"
         )
         file = self.folder / "cluster.py"
         file.write_text(script)
-        source = Path(evoq_moo.__file__).parents[1]
-        environment = os.environ | {MARK: "dask", "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {MARK: "dask", "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, file], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -361,6 +396,26 @@ def marked(mark: str, command: str = "") -> list[int]:
             same = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
             if same and command.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
+    return found
+
+
+def exit_code(child: int) -> int:
+    """Wait for the end of a command; one that hangs is killed."""
+    deadline = time.monotonic() + HANGS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def orphans(mark: str) -> list[int]:
+    """Return the processes of a command that are still there a while after its end."""
+    deadline = time.monotonic() + GONE_IN
+    while (found := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return found
 
 
@@ -496,7 +551,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     table = Table("scenario", "moments", "of these a worker", "wrong")
     for name in SCENARIOS:
         own = [row for row in rows if row["scenario"] == name]
-        workers = sum(row["victim"] == "worker" for row in own)
+        workers = sum(row["victim"] in {"worker", "all"} for row in own)
         table.add_row(name, str(len(own)), str(workers), str(sum(bool(row["wrong"]) for row in own)))
     table.add_row("all", str(len(rows)), "", str(sum(bool(row["wrong"]) for row in rows)))
     console.print(table)
@@ -508,20 +563,22 @@ def main(
     *,
     moments: Annotated[int, typer.Option(help="Moments of all scenarios together.")] = 1000,
     folder: Annotated[Path, typer.Option(help="Where everything goes; the same one goes on.")] = Path("faults"),
-    only: Annotated[str, typer.Option(help="Only scenarios whose name begins so.")] = "",
+    only: Annotated[list[str] | None, typer.Option(help="Scenarios; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    alone: Annotated[bool, typer.Option(help="Each command is a process of its own; no power cuts.")] = False,
 ) -> None:
     """Measure; exit code 1 where anything was wrong."""
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder)
+    bench = Bench(folder, alone=alone)
     bench.ref.mkdir(exist_ok=True)
     (bench.ref / "study.toml").write_text(STUDY)
+    np.savez(bench.ref / "images.npz", images=IMAGES)
     file = bench.folder / "moments.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for name, scenario in SCENARIOS.items():
         done = sum(row["scenario"] == name for row in rows)
         wanted = round(scenario.share * moments)
-        if done >= wanted or not name.startswith(only):
+        if done >= wanted or (only and name not in only) or (alone and scenario.cut):
             continue
         bench.rng.seed(f"{seed} {name} {done}")
         with bench.cluster() if scenario.workers == "dask" else nullcontext():

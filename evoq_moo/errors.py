@@ -13,6 +13,11 @@ import numpy as np
 QUOTE = 200
 """Longest quote of what was given that a message holds (characters)."""
 _WORD, _MESSAGE = 500, 4000
+_NO_MEMORY = re.compile(
+    r"allocate memory|bad_alloc|out of memory|bad allocation|can't start new thread|"
+    r"could not create a (memory|primitive)(?! descriptor)"
+)
+"""What the interpreter, the C++ library, PyTorch, oneDNN, onnxruntime and the system's loader say then."""
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -81,6 +86,10 @@ class FileError(EvoqError, OSError):
 
 class WorkerError(EvoqError, RuntimeError):
     """Worker processes die again and again."""
+
+
+class OutOfMemoryError(EvoqError, MemoryError):
+    """There is not enough memory; nothing else is wrong."""
 
 
 class MissingPackageError(EvoqError, ImportError):
@@ -167,6 +176,31 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> None:
         raise UnknownNameError(f"{argument}: unknown name {name!r}; {nearest(str(name), names)}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out; PyTorch and oneDNN say so by RuntimeErrors.
+
+    Args:
+        error: Whatever was raised.
+    """
+    if isinstance(error, EvoqError | ValueError):  # these quote what files and users say
+        return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise :class:`OutOfMemoryError` where an error means that memory ran out, before something else is blamed for it.
+
+    Args:
+        error: Whatever was raised.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    if is_out_of_memory(error):
+        reason = "" if not str(error) else f" ({str(error).strip().splitlines()[0]})"
+        raise OutOfMemoryError(f"not enough memory{reason}") from error
+
+
 def check_text(argument: str, value: str | None) -> None:
     """Raise unless a name or path can be written to a file as UTF-8 and read again; None is fine.
 
@@ -197,16 +231,24 @@ def check_count(argument: str, value: object, *, lowest: int = 1, highest: int =
         raise ArgumentError(f"{argument}: given {value!r}; allowed: an integer of at least {lowest}")
     count = int(value)
     if count < lowest:
-        raise ArgumentError(f"{argument}: given {_shown(count)}; allowed: an integer of at least {lowest}")
+        raise ArgumentError(f"{argument}: given {quoted(count)}; allowed: an integer of at least {lowest}")
     if count > highest:
-        raise ArgumentError(f"{argument}: given {_shown(count)}; allowed: an integer of at most {highest}")
+        raise ArgumentError(f"{argument}: given {quoted(count)}; allowed: an integer of at most {highest}")
     return count
 
 
-def _shown(value: object) -> str:
-    # An integer of thousands of digits can't be written out.
-    large = isinstance(value, int) and value.bit_length() > 4 * QUOTE
-    return f"an integer of {value.bit_length()} bits" if large else repr(value)  # type: ignore[attr-defined]
+def quoted(value: object) -> str:
+    """Return what was given as text for a message; Python itself can't write integers of thousands of digits.
+
+    Args:
+        value: What was given.
+    """
+    if isinstance(value, int) and value.bit_length() > 4 * QUOTE:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} of integers of thousands of digits"
 
 
 def check_number(argument: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
@@ -222,8 +264,9 @@ def check_number(argument: str, value: Any, low: float, high: float, *, open_low
     Raises:
         ArgumentError: The value is not a finite number within the limits.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if not number or not low <= value <= high or (open_low and value == low):
+    given = value.item() if isinstance(value, np.integer | np.floating) else value
+    number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) <= sys.float_info.max
+    if not number or not low <= given <= high or (open_low and given == low):
         limits = f"{'above' if open_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
-        raise ArgumentError(f"{argument}: given {_shown(value)}; allowed: a number {limits}")
-    return float(value)
+        raise ArgumentError(f"{argument}: given {quoted(value)}; allowed: a number {limits}")
+    return float(given)

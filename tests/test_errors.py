@@ -2,19 +2,26 @@
 
 import pickle
 
+import numpy as np
 import pytest
+import torch
 
+from evoq_moo.costs import LatencyTable
 from evoq_moo.errors import (
     QUOTE,
     ArgumentError,
     EvoqError,
     FormatError,
     MissingFileError,
+    OutOfMemoryError,
     StoreError,
     check_count,
+    check_memory,
     check_number,
     check_text,
 )
+from evoq_moo.network import QuantizedNetwork
+from evoq_moo.space import Policy, check_bits
 
 
 @pytest.mark.parametrize("kind", [ArgumentError, FormatError, MissingFileError, StoreError])
@@ -69,3 +76,68 @@ def test_numbers_that_no_float_holds():
             check_number("share", value, 0, 1)
     with pytest.raises(ArgumentError, match="time: given .*; allowed: a number from 0"):
         check_number("time", 10**400, 0, float("inf"))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64, np.int64, np.uint8, int, float])
+def test_numbers_may_be_numpys(kind):
+    """Bug: `budgets={"bops": np.float32(3)}` was "not a number"."""
+    found = check_number("budget", kind(3), 0, float("inf"))
+    assert found == 3.0
+    assert type(found) is float
+
+
+def test_integers_that_python_cannot_write():
+    """Bug: `weight_bits=[10**5000]` ended in Python's own ValueError about its limit of digits."""
+    for use in (
+        lambda: check_bits("weight_bits", [10**5000]),
+        lambda: Policy(("conv",), (10**5000,), (8,)),
+        lambda: LatencyTable(milliseconds={"conv": {(10**5000, 8): 1.0}}),
+    ):
+        with pytest.raises(ArgumentError, match="thousands of digits|an integer of 16610 bits"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("could not create a primitive"),
+        ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+        type("Fail", (Exception,), {})("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation"),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_all_its_forms(error):
+    with pytest.raises(OutOfMemoryError, match="^not enough memory"):
+        check_memory(error)
+    with pytest.raises(MemoryError):
+        check_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive descriptor for the forward propagation"),
+        ValueError("given 'std::bad_alloc'"),
+        FormatError("front.json: given 'out of memory'"),
+    ],
+)
+def test_other_errors_are_not_for_want_of_memory(error):
+    check_memory(error)
+
+
+@pytest.mark.parametrize("place", ["forward", "export"])
+def test_a_network_is_not_blamed_for_want_of_memory(place, monkeypatch):
+    """Bug: "the network can't run on a batch: RuntimeError: can't start new thread", and a quiet change of engines."""
+
+    def fail(*_, **__):
+        raise RuntimeError("std::bad_alloc")
+
+    if place == "export":
+        monkeypatch.setattr(torch.export, "export", fail)
+    else:
+        monkeypatch.setattr(torch.nn.Linear, "forward", fail)
+    with pytest.raises(OutOfMemoryError, match=r"not enough memory \(std::bad_alloc\)"):
+        QuantizedNetwork(torch.nn.Linear(3, 2), torch.rand(4, 3), progress=False)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from evoq_moo.cli._console import errors
 from evoq_moo.cli._group import app
 from evoq_moo.cli._next import INTERRUPTED, interruption
-from evoq_moo.errors import EvoqError
+from evoq_moo.errors import EvoqError, OutOfMemoryError, check_memory
 
 __all__ = ["app", "main"]
 
@@ -36,12 +36,16 @@ def main() -> None:
             raise
         errors.say(interruption(), style="yellow")
         sys.exit(INTERRUPTED)
-    except MemoryError as error:
-        _fail(f"not enough memory{f': {error}' if str(error) else ''}")
     except OSError as error:
         from evoq_moo.files import reason_of  # brings torch
 
         _fail(reason_of(error))
+    except Exception as error:
+        try:
+            check_memory(error)
+        except OutOfMemoryError as found:
+            _fail(str(found))
+        raise
 
 
 def _fail(sentence: str) -> None:

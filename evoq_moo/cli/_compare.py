@@ -79,7 +79,7 @@ def _given(workers: int | None) -> Iterator[int | None]:
 def _dask(scheduler: str) -> Iterator[Executor]:
     try:
         from distributed import Client
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError("--scheduler needs Dask: pip install 'evoq-moo[dask]'") from error
     try:
         client: Any = Client(scheduler, timeout=30)  # type: ignore[no-untyped-call]

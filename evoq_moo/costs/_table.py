@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evoq_moo.costs._cost import UNKNOWN
-from evoq_moo.errors import ArgumentError, check_number
+from evoq_moo.errors import ArgumentError, check_number, quoted
 from evoq_moo.files import write_atomically
 from evoq_moo.space import ALLOWED_BITS, FloatArray, IntArray
 
@@ -30,7 +30,7 @@ def check_pairs(what: str, pairs: Pairs, most: float, unit: str) -> None:
     """
     for (weight, activation), value in pairs.items():
         if weight not in ALLOWED_BITS or activation not in ALLOWED_BITS:
-            raise ArgumentError(f"{what} has W{weight} A{activation}; allowed: {list(ALLOWED_BITS)}")
+            raise ArgumentError(f"{what} has W{quoted(weight)} A{quoted(activation)}; allowed: {list(ALLOWED_BITS)}")
         check_number(f"{what} at W{weight} A{activation} ({unit})", value, 0, most)
 
 

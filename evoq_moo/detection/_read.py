@@ -281,7 +281,7 @@ def require_pycocotools() -> None:
     """
     try:
         import pycocotools  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError(
             'detection needs the package pycocotools; install it with: pip install "evoq-moo[detection]"'
         ) from error

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evoq_moo.errors import check_memory
 from evoq_moo.graph import NO_CLIP, RELU, Clip, Geometry
 from evoq_moo.quantizer import activation_range, dequantize, weight_range
 
@@ -415,6 +416,7 @@ def _exact_at(weight_bits: int, activation_bits: int) -> tuple[bool, str]:
             x.reshape(1, -1)[:, :288], unit, pack_linear(weight.flatten(1), torch.ones(16), 1), None, plain
         )
     except RuntimeError as error:
+        check_memory(error)
         return False, f"oneDNN's int8 kernels don't run here: {error}"
     expected = torch.nn.functional.conv2d(x.double() - 3, weight.double(), padding=1)
     if not torch.equal(found.double(), expected) or not torch.equal(product.double(), expected[:, :, 2, 2]):

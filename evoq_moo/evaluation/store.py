@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evoq_moo.errors import StoreError
+from evoq_moo.errors import StoreError, check_number
 from evoq_moo.files import Difference, Text, Whole, convert, is_writable, reading, sync_folder
 from evoq_moo.space import ALLOWED_BITS, FloatArray, IntArray
 
@@ -34,6 +34,8 @@ _SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_VERSION}",
 )
+_LONGEST = 2e6
+"""SQLite counts the milliseconds of a timeout in 31 bits."""
 _RETRY = 0.01
 """Seconds between attempts at what SQLite does not wait for by itself."""
 
@@ -66,12 +68,13 @@ class EvaluationStore:
 
     Raises:
         StoreError: The file is not a store, is damaged, locked or of a newer version.
+        ArgumentError: `timeout` is not a number of seconds, or too large.
     """
 
     def __init__(self, path: str | Path, *, shared: bool = False, timeout: float = 30.0) -> None:
         self.path = str(path)
         self.shared = shared
-        self.timeout = timeout
+        self.timeout = check_number("timeout", timeout, 0, _LONGEST)
         self.read_only = False
         self._connection: sqlite3.Connection | None = None
         # A connection does one thing at a time, and a transaction is several.

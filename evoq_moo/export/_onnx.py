@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from evoq_moo.errors import ArgumentError, check_count
+from evoq_moo.errors import ArgumentError, check_count, check_memory
 from evoq_moo.export._forms import INT8, form_of
 from evoq_moo.export._job import Choice
 from evoq_moo.export._model import TWO_BIT_OPSET, check_opset, make_model, sizes_of
@@ -185,6 +185,7 @@ def runs_two_bit_types() -> bool:
         )
         session = open_session(model.SerializeToString())
         found = session.run(None, {"x": np.array([-3, -0.5, 0, 0.5, 3], dtype=np.float32)})[0]
-    except Exception:  # an onnxruntime without the types says so in many ways
+    except Exception as error:  # an onnxruntime without the types says so in many ways
+        check_memory(error)
         return False
     return bool((found == np.array([-1.5, -1, 0, 1, 0], dtype=np.float32)).all())

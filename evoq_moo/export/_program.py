@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.errors import ArgumentError, NetworkError, check_memory
 from evoq_moo.export._exact import exact_network
 from evoq_moo.export._shipment import check_network, sample_for, shipment_of
 from evoq_moo.export._template import batch_shapes
@@ -49,6 +49,7 @@ def export_program(network: nn.Module, path: str | Path, *, sample: Samples | Se
             shapes = batch_shapes(x) if shipment.graph.graph.any_size else None
             program = torch.export.export(whole, leaves(x), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export fails in many ways on code it can't follow
+        check_memory(error)
         reason = str(error).strip().splitlines()
         raise NetworkError(
             f"network: can't be exported with any number of samples: {type(error).__name__}: "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evoq_moo.errors import FormatError, MissingPackageError
+from evoq_moo.errors import FormatError, MissingPackageError, check_memory
 from evoq_moo.graph import Samples, filled, leaves, split
 
 
@@ -35,7 +35,7 @@ def open_session(
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError("running ONNX needs onnxruntime: pip install 'onnxruntime>=1.22'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions
@@ -52,6 +52,7 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base of their own
+        check_memory(error)
         raise FormatError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
@@ -75,6 +76,7 @@ def run_session(session: Any, batch: Samples, outputs: Sequence[str] | None = No
         given = input_arrays([taken.name for taken in session.get_inputs()], batch)
         found: list[npt.NDArray[Any]] = session.run(outputs, given)
     except Exception as error:  # its exceptions share no base of their own
+        check_memory(error)
         reason = " ".join(str(error).split())
         raise FormatError(
             f"onnxruntime can't run the model on samples of {', '.join(str(tuple(x.shape)) for x in tensors)}: {reason}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evoq_moo.calibration import CalibratedNetwork, OutputMap
 from evoq_moo.costs import PolicyCost, policy_cost
-from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.errors import ArgumentError, NetworkError, check_memory
 from evoq_moo.graph import (
     GraphNetwork,
     Product,
@@ -179,4 +179,5 @@ def check_network(shipment: Shipment, sample: Samples) -> None:
         with torch.no_grad():
             run(shipment.network, sample)
     except Exception as error:  # a network can fail in any way
+        check_memory(error)
         raise NetworkError(f"sample: the network can't run on it: {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from evoq_moo.difference import skeleton
-from evoq_moo.errors import MissingPackageError, NetworkError
+from evoq_moo.errors import MissingPackageError, NetworkError, check_memory
 from evoq_moo.export._shipment import Shipment, check_network, sample_for, shipment_of
 from evoq_moo.export._whole import replaced
 from evoq_moo.graph import Product, ResultPlaces, Samples, arguments, leaves, quiet, torch_layout, torch_product
@@ -51,7 +51,7 @@ def require_onnx() -> Any:
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch.onnx needs it
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"exporting to ONNX needs the package {error.name}: pip install 'evoq-moo[export]'"
         ) from error
@@ -148,6 +148,7 @@ def make_template(network: nn.Module | Shipment, sample: Samples | Sequence[int]
                 verbose=False,
             )
     except Exception as error:  # the exporter fails in many ways on code it can't follow
+        check_memory(error)
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         raise NetworkError(
             f"network: can't be exported: {type(error).__name__}: {lines[0] if lines else 'no reason given'}"

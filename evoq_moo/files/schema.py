@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from evoq_moo.errors import EvoqError, FormatError, MissingFileError
+from evoq_moo.errors import EvoqError, FormatError, MissingFileError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -93,11 +93,11 @@ def reading(
     """
     try:
         yield
-    except MemoryError as found:
-        raise error(f"{what}: reading it needs more memory than there is") from found
     except RecursionError as found:
         raise error(f"{what}: it nests too deeply") from found
-    except catch as found:
+    except (MemoryError, *catch) as found:
+        if is_out_of_memory(found):
+            raise error(f"{what}: reading it needs more memory than there is") from found
         if isinstance(found, EvoqError) and not isinstance(found, ValueError):
             raise
         raise error(f"{what}: {_reason(found)}") from found
@@ -105,8 +105,6 @@ def reading(
 
 def _reason(error: Exception) -> str:
     text = str(error).strip().split("\n", maxsplit=1)[0]
-    if "allocate memory" in text:  # torch's own MemoryError is a RuntimeError
-        return "reading it needs more memory than there is"
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 

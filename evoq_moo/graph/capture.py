@@ -15,6 +15,7 @@ from torch.fx import config
 from torch.utils import _pytree as pytree
 
 from evoq_moo.difference import Rebuild, skeleton
+from evoq_moo.errors import check_memory
 from evoq_moo.graph.inputs import Samples, arguments
 from evoq_moo.graph.ops import Const, Op, Ref, Target, aten, is_random, replace_op
 from evoq_moo.graph.silence import quiet
@@ -149,6 +150,7 @@ def capture(network: nn.Module, samples: Samples, *, dynamic: bool = True) -> Ca
     except CaptureError:
         raise
     except Exception as error:  # torch.export fails in many ways on code it can't follow
+        check_memory(error)
         raise CaptureError(f"{type(error).__name__}: {_first_line(error)}") from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from evoq_moo.errors import ArgumentError, NetworkError
+from evoq_moo.errors import ArgumentError, NetworkError, check_memory
 
 
 @contextmanager
@@ -53,6 +53,7 @@ def own_copy(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     try:
         network = copy.deepcopy(model, _own_values(model))
     except Exception as error:  # whatever a module holds can refuse to be copied
+        check_memory(error)
         raise NetworkError(f"model: can't be copied: {type(error).__name__}: {error}") from error
     network.eval().requires_grad_(False)
     others = sorted({str(t.dtype) for t in tensors.values() if t.is_floating_point() and t.dtype != torch.float32})

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from evoq_moo._compute import ComputePool
 from evoq_moo.difference import heads_of
-from evoq_moo.errors import NetworkError, NonFiniteError
+from evoq_moo.errors import NetworkError, NonFiniteError, check_memory
 from evoq_moo.graph.inputs import Samples, count, leaves, map_samples, rows, run, split
 from evoq_moo.graph.network import GraphNetwork
 
@@ -44,6 +44,7 @@ def float_outputs(network: nn.Module, samples: Samples, size: int, pool: Compute
     except NetworkError:
         raise
     except Exception as error:  # a network may fail in any way
+        check_memory(error)
         shapes = [tuple(x.shape) for x in leaves(batches[0])]
         shown = shapes[0] if len(shapes) == 1 else shapes
         reason = f"{type(error).__name__}: {error}"
@@ -107,6 +108,7 @@ def lone_outputs(network: nn.Module, samples: Samples, size: int, pool: ComputeP
     except NetworkError:
         raise
     except Exception as error:  # as above
+        check_memory(error)
         raise NetworkError(
             f"the network runs on a batch but not on one sample alone: {type(error).__name__}: {str(error)[:300]}; "
             "its output must not depend on the batch"

@@ -17,7 +17,7 @@ from evoq_moo._compute import MICRO_BATCH, ComputePool
 from evoq_moo.costs import CostValues, PolicyCost, policy_cost
 from evoq_moo.difference import AUTO, Difference, Metric, resolve
 from evoq_moo.engines import Engine, EngineName, IntegerEngine, ReferenceEngine, arithmetic_of, integer_supported
-from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError, check_count, check_name
+from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError, check_count, check_memory, check_name
 from evoq_moo.graph import (
     LARGEST_ERROR,
     GraphNetwork,
@@ -396,6 +396,7 @@ class QuantizedNetwork:
                 made.check(self.float_heads, LARGEST_ERROR)
                 self._engine = made
             except Exception as error:
+                check_memory(error)
                 if engine != "auto":
                     raise
                 reason = f"the integer engine can't run this network: {type(error).__name__}: {str(error)[:300]}"

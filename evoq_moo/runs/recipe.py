@@ -13,7 +13,7 @@ from torch import nn
 from evoq_moo import zoo
 from evoq_moo.difference import AUTO, DEFAULT
 from evoq_moo.engines import EngineName
-from evoq_moo.errors import ArgumentError, FormatError, WeightsError, check_name, check_text
+from evoq_moo.errors import ArgumentError, WeightsError, check_name, check_text
 from evoq_moo.files import (
     BitWidth,
     Few,
@@ -223,7 +223,7 @@ class Recipe:
         Raises:
             FormatError: The data is not a recipe.
         """
-        with reading("recipe"):
+        with reading(f"{source}: not a recipe"):
             recipe = convert(data, cls)
             for key in data:
                 check_name("given a key", key, _written())
@@ -284,7 +284,4 @@ def read_recipe(path: str | Path, *, trust: bool = False) -> Recipe:
         FormatError: Not a recipe, damaged, or of an unknown version.
     """
     data = read_json(path, _RecipeData, format_name=FORMAT, version=1)
-    try:
-        return Recipe.from_json(data.recipe, source=path, trust=trust)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+    return Recipe.from_json(data.recipe, source=path, trust=trust)

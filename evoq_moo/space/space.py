@@ -14,7 +14,7 @@ from msgspec import Struct
 from rich.table import Table
 
 from evoq_moo._text import html_table
-from evoq_moo.errors import ArgumentError, BitWidthError, check_name, check_text
+from evoq_moo.errors import ArgumentError, BitWidthError, check_name, check_text, quoted
 from evoq_moo.files import BitWidth, Extent, Text, convert, reading
 
 IntArray = npt.NDArray[np.int64]
@@ -98,7 +98,7 @@ class Policy:
         for name, bits in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
             wrong = sorted({b for b in bits if b not in ALLOWED_BITS})
             if wrong:
-                raise BitWidthError(f"policy: {name} holds {wrong}; allowed: {list(ALLOWED_BITS)}")
+                raise BitWidthError(f"policy: {name} holds {quoted(wrong)}; allowed: {list(ALLOWED_BITS)}")
             object.__setattr__(self, name, tuple(int(b) for b in bits))
 
     @classmethod
@@ -149,16 +149,26 @@ def whole_bits(argument: str, bits: npt.ArrayLike) -> IntArray:
     Raises:
         BitWidthError: A value is not a whole number.
     """
-    try:
-        given = np.asarray(bits)
-    except ValueError:  # rows of different lengths
-        raise BitWidthError(f"{argument}: given {bits!r}; allowed: an array of whole numbers") from None
-    if given.dtype.kind not in "iuf":
-        raise BitWidthError(f"{argument}: given values of {given.dtype}; allowed: whole numbers")
+    given = _numbers(argument, bits, "whole numbers")
     whole = (np.abs(given) <= max(ALLOWED_BITS)) & (given == np.round(given))
     if not whole.all():
         raise BitWidthError(f"{argument}: given {given[~whole][0]}; allowed: whole numbers up to {max(ALLOWED_BITS)}")
     return given.astype(np.int64)
+
+
+def _numbers(argument: str, given: npt.ArrayLike, allowed: str) -> npt.NDArray[Any]:
+    """Return what was given as an array of integers or floating-point numbers.
+
+    Raises:
+        BitWidthError: It holds something else, or rows of different lengths.
+    """
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        raise BitWidthError(f"{argument}: given rows of different lengths; allowed: an array of {allowed}") from None
+    if array.dtype.kind not in "iuf" and array.size:
+        raise BitWidthError(f"{argument}: given values of {array.dtype}; allowed: {allowed}")
+    return array
 
 
 def check_bits(argument: str, bits: Iterable[int]) -> tuple[int, ...]:
@@ -181,7 +191,9 @@ def check_bits(argument: str, bits: Iterable[int]) -> tuple[int, ...]:
         )
     wrong = [b for b in given if isinstance(b, bool) or not isinstance(b, int | np.integer) or b not in ALLOWED_BITS]
     if wrong:
-        raise ArgumentError(f"{argument}: given {wrong}; allowed: {list(ALLOWED_BITS)} (16 and 32 mean not quantized)")
+        raise ArgumentError(
+            f"{argument}: given {quoted(wrong)}; allowed: {list(ALLOWED_BITS)} (16 and 32 mean not quantized)"
+        )
     return tuple(sorted({int(b) for b in given}))
 
 
@@ -311,8 +323,8 @@ class SearchSpace:
         Raises:
             BitWidthError: A value is not among its gene's choices.
         """
-        given = np.atleast_2d(np.asarray(X))
-        if given.ndim != 2 or given.shape[1] != self.n_var or given.dtype == object:
+        given = np.atleast_2d(_numbers("X", X, "numbers"))
+        if given.ndim != 2 or given.shape[1] != self.n_var:
             raise BitWidthError(
                 f"X: given shape {np.shape(X)}; allowed: (n, {self.n_var}), one bit-width for each gene"
             )
@@ -385,9 +397,9 @@ class SearchSpace:
             X: Real vectors `(n, n_var)`.
 
         Raises:
-            BitWidthError: A value is NaN.
+            BitWidthError: A value is NaN, or no number.
         """
-        given = np.clip(np.asarray(X, dtype=np.float64), 0, max(ALLOWED_BITS))
+        given = np.clip(_numbers("X", X, "numbers").astype(np.float64), 0, max(ALLOWED_BITS))
         if np.isnan(given).any():
             raise BitWidthError("X: holds NaN; allowed: numbers")
         snapped = np.empty(given.shape, dtype=np.int64)

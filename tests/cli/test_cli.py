@@ -379,7 +379,7 @@ def test_a_front_without_a_recipe(tmp_path, run_folder):
         evoq_command("evaluate", tmp_path / "front.json")
     data["provenance"] = {"settings": {"recipe": {"model": "digits", "colour": "red"}}}
     (tmp_path / "front.json").write_text(json.dumps(data))
-    with pytest.raises(FormatError, match="recipe: given"):
+    with pytest.raises(FormatError, match="front.json: not a recipe: given"):
         evoq_command("evaluate", tmp_path / "front.json")
 
 

@@ -122,6 +122,7 @@ class TestSystem:
             (OSError(errno.EIO, "Input/output error", "front.json"), "error: Input/output error (front.json)"),
             (PermissionError(errno.EACCES, "Permission denied", "x"), "error: Permission denied (x)"),
             (MemoryError(), "error: not enough memory"),
+            (RuntimeError("std::bad_alloc"), "error: not enough memory (std::bad_alloc)"),
             (MissingFileError("no such file: x"), "error: no such file: x"),
         ],
     )

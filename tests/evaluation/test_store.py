@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from evoq_moo.errors import StoreError
+from evoq_moo.errors import ArgumentError, StoreError
 from evoq_moo.evaluation import EvaluationStore, policy_key
 
 
@@ -216,3 +216,10 @@ class TestReadOnly:
         other.close()
         with locked_folder(path.parent), pytest.raises(StoreError, match="another program's"):
             EvaluationStore(path)
+
+
+@pytest.mark.parametrize("timeout", [-1, "5", None, float("nan"), 10**400])
+def test_a_timeout_is_a_number_of_seconds(path, timeout):
+    with pytest.raises(ArgumentError, match="timeout: given"):
+        EvaluationStore(path, timeout=timeout)
+    assert not path.exists()

@@ -245,6 +245,8 @@ def test_damaged_data_is_refused(damage):
         ([["4", "8"]], "values of <U1"),
         ([[4, None]], "values of object"),
         ([[4 + 1j, 8]], "values of complex128"),
+        ([[10**400, 8]], "values of object"),
+        ([[4, 8], [4]], "rows of different lengths"),
     ],
 )
 def test_bits_are_never_truncated(bits, given):
@@ -254,7 +256,7 @@ def test_bits_are_never_truncated(bits, given):
         lambda: Policy.from_array(NAMES[:1], bits),
         lambda: policy_cost(LAYERS[:1], bits),
     ):
-        with pytest.raises(BitWidthError, match=f"given {given}; allowed: whole numbers"):
+        with pytest.raises(BitWidthError, match=f"given {given}; allowed: (an array of )?whole numbers"):
             use()
     with pytest.raises(EvoqError):
         SearchSpace.from_json(data | {"base": bits})
@@ -281,3 +283,14 @@ def test_a_layer_whose_name_no_file_can_hold_is_refused():
     layer = LayerInfo(name="a\ud800", kind="Linear", params=1, macs=1)
     with pytest.raises(ArgumentError, match=r"layers: given 'a\\ud800'; allowed: text in UTF-8"):
         SearchSpace.build([layer], weight_bits=[2], activation_bits=[2])
+
+
+@pytest.mark.parametrize("given", [10**400, "4", None, {"a": 1}, 4 + 1j, True])
+def test_vectors_are_of_numbers(given):
+    """Bug: `uniform(10**400)` and strings in vectors ended in a traceback of NumPy's."""
+    space = SearchSpace.build(LAYERS, weight_bits=[2, 8], activation_bits=[8])
+    for use in (lambda: space.uniform(given), lambda: space.check([[given] * space.n_var])):
+        with pytest.raises(BitWidthError, match="X: given values of .*; allowed: numbers"):
+            use()
+    with pytest.raises(BitWidthError, match="X: given rows of different lengths"):
+        space.snap([[2] * space.n_var, [2]])
