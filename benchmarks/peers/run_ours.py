@@ -8,8 +8,9 @@ Runs in our environment:
 What it runs is what `evoq_moo.search` does: a sparse sensitivity scan (two or three evaluations for each gene), then
 `SurrogateSearch`. Counted in the time: clipping ranges and the engine (set-up), the scan, and the search.
 `--evaluations` is what the scan and the search together may ask for. The file holds every policy of the search in
-order, and when each generation ended, so that `compare.py` can say when the search first reached another tool's hypervolume;
-`--front` writes its front. `compare.py` computes all those differences again, unless `--store` gave both the same file.
+order, and when each generation ended, so that `compare.py` can say when the search first reached another tool's
+hypervolume; `--front` writes its front. `compare.py` computes all those differences again, unless `--store` gave both
+the same file.
 """
 
 import dataclasses
