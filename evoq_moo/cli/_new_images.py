@@ -7,6 +7,7 @@ from rich.table import Table
 from evoq_moo.calibration import CalibratingNetwork
 from evoq_moo.cli._console import console
 from evoq_moo.cli._tables import TableForm, emit
+from evoq_moo.difference import FEWEST
 from evoq_moo.errors import ImageError
 from evoq_moo.evaluation import NewImages
 from evoq_moo.front import FrontPoint
@@ -46,5 +47,11 @@ def print_difference(
         others = (f"{measured.others[other]:.4g}" if other in measured.others else "" for other in found.others)
         table.add_row(name, f"{measured.difference:.4g}", interval, *others)
     emit(table, form)
-    if point.difference > 0 and form is TableForm.TEXT:
+    if form is not TableForm.TEXT:
+        return
+    if found.low is None:
+        console.print(
+            f"no interval: that needs {FEWEST} images and a metric that can judge parts of them", style="yellow"
+        )
+    if point.difference > 0:
         console.print(f"on other images / on the samples: {found.difference / point.difference:.3g}")

@@ -41,7 +41,8 @@ def search(
         objectives: As :class:`MixedPrecisionProblem` takes them.
         budgets: The same.
         costs: The same.
-        evaluations: Evaluations of the search; the scan's, two for each gene, come on top.
+        evaluations: Evaluations of the search; the scan's, two for each gene, come on top, and one for each
+            point of the front on the samples' mirror images.
         pop_size: Policies to start with from each lookup; with one objective, the population size.
         seed: Seed of the search.
         store: Where evaluations are kept: a path, an open store, or None for memory.

@@ -81,6 +81,10 @@ def test_evaluate_on_images_without_labels(run_folder, tmp_path, monkeypatch):
     output = evoq_command("evaluate", run_folder, "--images", tmp_path / "mixed.npz")
     assert "4 of 24 images are samples of the search: left out" in output
     assert "20 others" in output
+    assert "no interval" not in output
+    assert "no interval: that needs 8 images" in evoq_command(
+        "evaluate", run_folder, "--images", tmp_path / "other.npz", "--limit", 7
+    )
 
 
 def test_a_run_of_version_0_1_keeps_the_difference_that_it_chose(run_folder):
