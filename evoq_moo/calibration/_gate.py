@@ -1,7 +1,6 @@
 """Whether a step of calibration holds on samples that it did not see: a paired test over them."""
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from evoq_moo.space import FloatArray
 
@@ -15,6 +14,8 @@ def p_of_gain(before: FloatArray, after: FloatArray) -> float:
         before: The difference on each sample, `(samples,)`.
         after: The same after the step; what is not finite counts as worse than everything.
     """
+    from scipy.stats import wilcoxon  # slow to load
+
     if np.array_equal(before, after):
         return 0.5
     if not np.isfinite(after).all():

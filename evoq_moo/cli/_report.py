@@ -11,7 +11,6 @@ from evoq_moo.cli._trust import Trust
 from evoq_moo.errors import ArgumentError
 from evoq_moo.files import check_writable
 from evoq_moo.front import PICKS
-from evoq_moo.report import ReportServer, write_comparison, write_report
 
 
 def report_command(
@@ -35,6 +34,8 @@ def report_command(
 
     Of several runs it shows their fronts in one picture, and what they differ in.
     """
+    from evoq_moo.report import ReportServer, write_comparison, write_report  # brings matplotlib
+
     if serve:
         if len(runs) > 1 or calibrated is not None:
             raise ArgumentError("serve: given with several runs or --calibrated; allowed: with one run")

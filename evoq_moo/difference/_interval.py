@@ -1,7 +1,7 @@
 """How far a difference on some samples may be from that on new images of their kind: the jackknife over parts."""
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 from torch import Tensor
 
 from evoq_moo.difference._metrics import Metric
@@ -37,5 +37,5 @@ def difference_interval(metric: Metric, reference: list[Tensor], quantized: list
     log = whole > 0 and (left_out > 0).all()
     values = np.log(left_out) if log else left_out
     error = np.sqrt((parts - 1) / parts * np.square(values - values.mean()).sum())
-    half = float(t.ppf((1 + CONFIDENCE) / 2, parts - 1) * error)
+    half = float(stdtrit(parts - 1, (1 + CONFIDENCE) / 2) * error)
     return (whole * np.exp(-half), whole * np.exp(half)) if log else (whole - half, whole + half)

@@ -17,7 +17,6 @@ from evoq_moo.errors import ArgumentError, InfeasibleBudgetError, check_count
 from evoq_moo.front import ParetoFront
 from evoq_moo.indicators import log_difference, normalized_hypervolume
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.plots import image_bytes, plot_front
 from evoq_moo.problems import BitWidthProblem, MixedPrecisionProblem
 from evoq_moo.progress import track
 from evoq_moo.runs._loop import Record, run_algorithm
@@ -65,6 +64,8 @@ class SearchRun:
     def _repr_html_(self) -> str:
         picture = ""
         if len(self.front) and len(self.front.objectives) > 1:
+            from evoq_moo.plots import image_bytes, plot_front  # brings matplotlib
+
             drawn = b64encode(image_bytes(plot_front(self.front), "svg")).decode()
             picture = f'<img alt="the front" src="data:image/svg+xml;base64,{drawn}">'
         return picture + html_table(self.front.table(title=repr(self), max_rows=15))

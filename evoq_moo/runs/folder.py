@@ -42,7 +42,6 @@ from evoq_moo.files import (
 )
 from evoq_moo.front import FrontPoint, ParetoFront
 from evoq_moo.network import QuantizedNetwork
-from evoq_moo.plots import plot_accuracy_curve, plot_front, save_axes
 from evoq_moo.problems import MixedPrecisionProblem
 from evoq_moo.progress import Job, job
 from evoq_moo.runs._run_search import SearchRun, run_search, with_expectations
@@ -380,6 +379,8 @@ def draw_pictures(folder: str | Path, front: ParetoFront, uniform: Sequence[Fron
         front: Its front.
         uniform: Evaluated policies with one bit-width everywhere.
     """
+    from evoq_moo.plots import plot_accuracy_curve, plot_front, save_axes  # brings matplotlib
+
     if len(front) and len(front.objectives) > 1 and "difference" in front.objectives:
         accuracies = None
         if front.curve is not None:
