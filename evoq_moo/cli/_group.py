@@ -13,7 +13,7 @@ from evoq_moo.cli._next import NOTHING_KEPT, say_if_interrupted
 COMMANDS = {
     "demo": "Run the whole job on the embedded digits network, from search to shipped file.",
     "models": "List the networks that are known by name, with their costs at their input size, or show one of them.",
-    "profile": "Measure each layer's time here, at the bit-widths that ONNX has types for.",
+    "profile": "Measure each layer's time here as it ships, beside the float network.",
     "search": "Search for the front of output difference against cost.",
     "show": "Show a front as a table, or one of its policies layer by layer.",
     "evaluate": "Measure accuracy on labelled images: of one policy beside the float network, or the curve of a whole"
