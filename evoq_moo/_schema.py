@@ -91,11 +91,12 @@ def reading(
     Raises:
         EvoqError: Of class `error`; our own errors that are no ValueError (a file that isn't there) stay as they are.
     """
+    kinds: tuple[type[Exception], ...] = (MemoryError, *catch)
     try:
         yield
     except RecursionError as found:
         raise error(f"{what}: it nests too deeply") from found
-    except (MemoryError, *catch) as found:
+    except kinds as found:
         if is_out_of_memory(found):
             raise error(f"{what}: reading it needs more memory than there is") from found
         if isinstance(found, EvoqError) and not isinstance(found, ValueError):

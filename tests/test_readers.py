@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +210,21 @@ class TestImages:
         (tmp_path / "a.eps").rename(tmp_path / "a.png")
         with pytest.raises(ImageError, match=r"a\.png: can't be read as an image"):
             evoq.load_samples(tmp_path, count=1, preprocess=evoq.Preprocess(crop=8))
+
+    def test_a_chunk_that_claims_more_than_the_file(self, tmp_path):
+        """Bug: Pillow asked for the 600 MB that the last chunk of a PNG of 2 KB claimed (fuzz case picture-0-7536)."""
+        path = tmp_path / "a.png"
+        Image.fromarray(np.zeros((20, 40, 3), dtype=np.uint8)).save(path)
+        data = path.read_bytes()
+        where = data.index(b"IDAT") - 4
+        path.write_bytes(data[:where] + (600 * 2**20).to_bytes(4, "big") + data[where + 4 :])
+        tracemalloc.start()
+        try:
+            with suppress(ImageError):
+                evoq.load_samples(tmp_path, count=1, preprocess=evoq.Preprocess(crop=8))
+            assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+        finally:
+            tracemalloc.stop()
 
     def test_a_jpeg_named_png_is_read(self, tmp_path):
         Image.new("RGB", (9, 9)).save(tmp_path / "a.png", "JPEG")
