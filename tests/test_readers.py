@@ -19,16 +19,28 @@ from torch import nn
 
 import evoq_moo as evoq
 from evoq_moo.detection import read_corners, read_voc, read_yolo
-from evoq_moo.errors import EvoqError, FormatError, ImageError, StoreError, WeightsError
+from evoq_moo.errors import EvoqError, FormatError, ImageError, OutOfMemoryError, StoreError, WeightsError
 from evoq_moo.front import ParetoFront
 from evoq_moo.report._known import KnownPolicies
 from evoq_moo.space import LayerInfo, SearchSpace
 from evoq_moo.store import EvaluationStore, policy_key
 from evoq_moo.study._runs import Run, RunKey
 from evoq_moo.study._toml import read_study
-from evoq_moo.zoo._weights import apply_weights, parse_weights
+from evoq_moo.zoo._weights import apply_weights, parse_weights, read_weights
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_a_file_larger_than_the_memory(tmp_path, monkeypatch):
+    """Bug: a bare MemoryError for weights of 640 MB within 512 MiB (fuzz case weights .pth-0-981)."""
+
+    def fail(_):
+        raise MemoryError
+
+    (tmp_path / "w.pth").touch()
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OutOfMemoryError, match=r"weights: can't read .*w\.pth: not enough memory"):
+        read_weights(tmp_path / "w.pth")
 
 
 def test_a_small_run_of_the_fuzzer(tmp_path):
