@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from evoq_moo.errors import EvoqError, FormatError, MissingFileError, is_out_of_memory
+from evoq_moo.errors import EvoqError, FormatError, MissingFileError, OutOfMemoryError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -91,11 +91,12 @@ def reading(
     Raises:
         EvoqError: Of class `error`; our own errors that are no ValueError (a file that isn't there) stay as they are.
     """
+    kinds: tuple[type[Exception], ...] = (MemoryError, *catch)
     try:
         yield
     except RecursionError as found:
         raise error(f"{what}: it nests too deeply") from found
-    except (MemoryError, *catch) as found:
+    except kinds as found:
         if is_out_of_memory(found):
             raise error(f"{what}: reading it needs more memory than there is") from found
         if isinstance(found, EvoqError) and not isinstance(found, ValueError):
@@ -118,6 +119,7 @@ def read_bytes(path: str | PathLike[str], *, argument: str = "", error: type[Evo
 
     Raises:
         MissingFileError: No such file.
+        OutOfMemoryError: It is larger than the memory.
         EvoqError: It can't be read.
     """
     path, prefix = Path(path), f"{argument}: " if argument else ""
@@ -129,6 +131,8 @@ def read_bytes(path: str | PathLike[str], *, argument: str = "", error: type[Evo
         return path.read_bytes()
     except MissingFileError:
         raise
+    except MemoryError as found:
+        raise OutOfMemoryError(f"{prefix}can't read {path}: not enough memory for what it holds") from found
     except (OSError, ValueError) as found:
         raise error(f"{prefix}can't read {path}: {found}") from found
 
