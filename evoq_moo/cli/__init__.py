@@ -45,6 +45,8 @@ def main() -> None:
             check_memory(error)
         except OutOfMemoryError as found:
             _fail(str(found))
+        if isinstance(error, ImportError):  # installed, but broken, or not for this machine
+            _fail(f"a package can't be loaded: {error}")
         raise
 
 

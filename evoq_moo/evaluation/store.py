@@ -170,7 +170,9 @@ class EvaluationStore:
         except sqlite3.OperationalError as error:
             locked = "locked" in str(error) or "busy" in str(error)
             hint = f"; another process held it for {self.timeout:g} s" if locked else ""
-            raise StoreError(f"store {self.path}: {error}{hint}") from error
+            raise StoreError(f"store {self.path}: {' '.join(str(error).split())}{hint}") from error
+        except UnicodeDecodeError as error:  # sqlite3 quotes a damaged table's definition, or fails to
+            raise StoreError(f"store {self.path}: can't be used (holds text that is not UTF-8)") from error
         except sqlite3.DatabaseError as error:
             # The file's own fault, and no other: a store is hours of work.
             damaged = getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from evoq_moo.errors import EvoqError, FormatError, MissingFileError, is_out_of_memory
+from evoq_moo.errors import EvoqError, FormatError, MissingFileError, OutOfMemoryError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -119,6 +119,7 @@ def read_bytes(path: str | PathLike[str], *, argument: str = "", error: type[Evo
 
     Raises:
         MissingFileError: No such file.
+        OutOfMemoryError: It is larger than the memory.
         EvoqError: It can't be read.
     """
     path, prefix = Path(path), f"{argument}: " if argument else ""
@@ -130,6 +131,8 @@ def read_bytes(path: str | PathLike[str], *, argument: str = "", error: type[Evo
         return path.read_bytes()
     except MissingFileError:
         raise
+    except MemoryError as found:
+        raise OutOfMemoryError(f"{prefix}can't read {path}: not enough memory for what it holds") from found
     except (OSError, ValueError) as found:
         raise error(f"{prefix}can't read {path}: {found}") from found
 

@@ -171,10 +171,13 @@ def _read_image(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    # In memory, since a file makes room for all that a damaged chunk claims to hold before it reads.
+    data = io.BytesIO(read_bytes(path, error=ImageError))
     # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
     with reading(f"{path}: can't be read as an image", ImageError, catch=(Exception,)), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(data, formats=_FORMATS) as image:
+            image.filename = str(path)  # for messages
             yield image
 
 
@@ -189,6 +192,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return width and height of an image file (pixels) after EXIF rotation, without decoding it.
 
     Raises:
+        MissingFileError: No such file.
         ImageError: It can't be read.
     """
     with _opened(path) as image:

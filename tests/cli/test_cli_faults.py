@@ -123,6 +123,7 @@ class TestSystem:
             (PermissionError(errno.EACCES, "Permission denied", "x"), "error: Permission denied (x)"),
             (MemoryError(), "error: not enough memory"),
             (RuntimeError("std::bad_alloc"), "error: not enough memory (std::bad_alloc)"),
+            (ImportError("x.so: failed to map"), "error: a package can't be loaded: x.so: failed to map"),
             (MissingFileError("no such file: x"), "error: no such file: x"),
         ],
     )

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -223,3 +224,18 @@ def test_a_timeout_is_a_number_of_seconds(path, timeout):
     with pytest.raises(ArgumentError, match="timeout: given"):
         EvaluationStore(path, timeout=timeout)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("place", [b"REAL NOT NULL", b"CREATE TABLE evaluations", b"policy BLOB", b"UNIQUE"])
+@pytest.mark.parametrize("byte", [0xA7, 0xFF, 0x00])
+def test_a_definition_of_tables_that_is_no_text(path, place, byte):
+    """Bug: a UnicodeDecodeError, or a message of several lines (fuzz case store-0-974)."""
+    EvaluationStore(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+    data = bytearray(path.read_bytes())
+    data[data.index(place) + 2] = byte
+    path.write_bytes(data)
+    with pytest.raises(StoreError) as found:
+        EvaluationStore(path)
+    assert "\n" not in str(found.value)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,28 @@ from torch import nn
 
 import evoq_moo as evoq
 from evoq_moo.detection import read_corners, read_voc, read_yolo
-from evoq_moo.errors import EvoqError, FormatError, ImageError, StoreError, WeightsError
+from evoq_moo.errors import EvoqError, FormatError, ImageError, OutOfMemoryError, StoreError, WeightsError
 from evoq_moo.evaluation import EvaluationStore, policy_key
 from evoq_moo.front import ParetoFront
 from evoq_moo.runs import KnownPolicies
 from evoq_moo.space import LayerInfo, SearchSpace
 from evoq_moo.study._runs import Run, RunKey
 from evoq_moo.study._toml import read_study
-from evoq_moo.zoo._weights import apply_weights, parse_weights
+from evoq_moo.zoo._weights import apply_weights, parse_weights, read_weights
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_file_larger_than_the_memory(tmp_path, monkeypatch):
+    """Bug: a bare MemoryError for weights of 640 MB within 512 MiB (fuzz case weights .pth-0-981)."""
+
+    def fail(_):
+        raise MemoryError
+
+    (tmp_path / "w.pth").touch()
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OutOfMemoryError, match=r"weights: can't read .*w\.pth: not enough memory"):
+        read_weights(tmp_path / "w.pth")
 
 
 def test_a_small_run_of_the_fuzzer(tmp_path):
@@ -210,6 +222,21 @@ class TestImages:
         (tmp_path / "a.eps").rename(tmp_path / "a.png")
         with pytest.raises(ImageError, match=r"a\.png: can't be read as an image"):
             evoq.load_samples(tmp_path, count=1, preprocess=evoq.Preprocess(crop=8))
+
+    def test_a_chunk_that_claims_more_than_the_file(self, tmp_path):
+        """Bug: Pillow asked for the 600 MB that the last chunk of a PNG of 2 KB claimed (fuzz case picture-0-7536)."""
+        path = tmp_path / "a.png"
+        Image.fromarray(np.zeros((20, 40, 3), dtype=np.uint8)).save(path)
+        data = path.read_bytes()
+        where = data.index(b"IDAT") - 4
+        path.write_bytes(data[:where] + (600 * 2**20).to_bytes(4, "big") + data[where + 4 :])
+        tracemalloc.start()
+        try:
+            with suppress(ImageError):
+                evoq.load_samples(tmp_path, count=1, preprocess=evoq.Preprocess(crop=8))
+            assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+        finally:
+            tracemalloc.stop()
 
     def test_a_jpeg_named_png_is_read(self, tmp_path):
         Image.new("RGB", (9, 9)).save(tmp_path / "a.png", "JPEG")
