@@ -7,6 +7,7 @@ Names are imported when they are first used: a command that needs no network doe
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -145,10 +146,10 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name.startswith("_") or (name not in __all__ and importlib.util.find_spec(f"evoq_moo.{name}") is None):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     room = next((room for room, names in _ROOMS.items() if name in names), None)
-    value = importlib.import_module(f"evoq_moo.{room or name}")
+    value = importlib.import_module(f"evoq_moo.{room or name}")  # a room itself, like `evoq_moo.problems`
     globals()[name] = value if room is None else getattr(value, name)
     return globals()[name]
 

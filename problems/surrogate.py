@@ -112,7 +112,7 @@ class SurrogateProblem(BitWidthProblem):
 
         Raises:
             ArgumentError: The network is another one, by its search space or its weights (those of ``"digits"`` are
-                not compared, see `TRAINED_HERE`).
+                not compared, see `TRAINED_HERE`), or has another difference than the surrogate's.
             BitWidthError: A value is not an allowed bit-width of its gene.
         """
         if not isinstance(network, QuantizedNetwork):
@@ -123,6 +123,11 @@ class SurrogateProblem(BitWidthProblem):
             raise ArgumentError(
                 f"network: given one of identity {network.identity[:12]}... and {network.space.n_var} genes; allowed: "
                 f"{self.surrogate.network}, identity {str(expected)[:12]}..., {self.space.n_var} genes"
+            )
+        fitted = self.sensitivity.metric
+        if network.metric != fitted:
+            raise ArgumentError(
+                f"network: its difference is {network.metric!r}; allowed: {fitted!r}, which the surrogate was fitted on"
             )
         values = self.values(X)
         evaluator = Evaluator(network, store=store)

@@ -61,3 +61,10 @@ def test_the_list_of_commands_is_that_of_the_commands():
     assert set(COMMANDS) == set(commands)
     for name, text in COMMANDS.items():
         assert " ".join(commands[name].help.split()).startswith(text.removesuffix("."))
+
+
+def test_rooms_are_attributes_of_the_package():
+    """`evoq.problems.MixedPrecisionProblem` worked where something else had imported the room only."""
+    end, _, modules = loaded_by("import evoq_moo; evoq_moo.indicators.hypervolume")
+    assert end == 0
+    assert "evoq_moo.indicators" in modules

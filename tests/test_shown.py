@@ -42,7 +42,7 @@ def test_network(tiny_model, tiny_samples):
     network = evoq.QuantizedNetwork(tiny_model, tiny_samples, progress=False)
     layers, genes = len(network.space.layers), network.space.n_var
     start = (
-        f"QuantizedNetwork({layers} layers, {genes} genes, 12 samples, difference 'kl', {network.engine_name} engine)"
+        f"QuantizedNetwork({layers} layers, {genes} genes, 12 samples, difference 'nmse', {network.engine_name} engine)"
     )
     assert repr(network) == start
     assert "of the MACs" in network._repr_html_()

@@ -101,6 +101,7 @@ class Verification:
 
     Attributes:
         problems: Why the file is not what it should be, one sentence each; empty if it is.
+        slow: Those of the problems that are about time alone.
         images: How many images were compared.
         logit_levels: For each head, the largest distance between the two, in output levels: 1/255 of the head's range
             over the images, the step an 8-bit quantizer of it would have (our unit: outputs are float32).
@@ -121,6 +122,7 @@ class Verification:
     """
 
     problems: tuple[str, ...]
+    slow: tuple[str, ...]
     images: int
     logit_levels: tuple[float, ...]
     logit_distance: tuple[float, ...]
@@ -280,10 +282,12 @@ def verify_onnx(
     if size > stored * (1 + SIZE_SHARE) + graph + SIZE_BYTES:
         problems.append(f"the file takes {size} bytes, its containers {stored} and its graph {graph}")
     unfused, notes = _unfused(shipment, found.form, as_fused.kernels)
+    slow = _slow(latency) if found.form.integer else []
     if found.form.integer:
-        problems += [*unfused, *_fused_problems(as_fused, least), *_slow(latency)]
+        problems += [*unfused, *_fused_problems(as_fused, least), *slow]
     return Verification(
         problems=tuple(problems),
+        slow=tuple(slow),
         images=heads.count,
         logit_levels=in_levels,
         logit_distance=distance,

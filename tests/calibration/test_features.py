@@ -19,7 +19,7 @@ def calibrated(network, policy, *steps):
 
 
 def test_features_give_every_channel_the_float_mean(tiny_network, policy_of, monkeypatch):
-    monkeypatch.setattr("evoq_moo.calibration._calibrate._Calibration._difference", lambda *_: 0.0)
+    monkeypatch.setattr("evoq_moo.calibration._calibrate.p_of_gain", lambda *_: 0.0)
     result, report = calibrated(tiny_network, policy_of(tiny_network, 4, 4), "features")
     assert report.outcome == "kept"
     for p in result.layers:
@@ -33,7 +33,7 @@ def assert_means_are_as_near_as_biases_allow(ours, wanted, p):
 
 
 def test_features_match_means_and_bring_spreads_closer(tiny_network, policy_of, monkeypatch):
-    monkeypatch.setattr("evoq_moo.calibration._calibrate._Calibration._difference", lambda *_: 0.0)
+    monkeypatch.setattr("evoq_moo.calibration._calibrate.p_of_gain", lambda *_: 0.0)
     policy = policy_of(tiny_network, 3, 4)
     result, _ = calibrated(tiny_network, policy, "features")
     first = result.layers[0]

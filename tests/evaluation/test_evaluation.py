@@ -132,7 +132,7 @@ def test_a_policy_without_a_difference_is_infinite_and_the_others_go_on(tiny_mod
     evaluator = Evaluator(network, store=tmp_path / "a.sqlite")
     policies = network.space.decode(network.space.sample(3, np.random.default_rng(0)))
     evaluator.differences(policies[:2])
-    network._difference = partial(fail_below, 1e9)
+    network.difference = partial(fail_below, 1e9)
     with caplog.at_level("WARNING", logger="evoq_moo"):
         found = evaluator.differences(policies)
     assert found.tolist() == [1.0, 1.0, np.inf]

