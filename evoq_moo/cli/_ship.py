@@ -32,7 +32,6 @@ from evoq_moo.detection import BoxDecoder, attribute_of
 from evoq_moo.errors import ArgumentError
 from evoq_moo.export import (
     DEFAULT_TARGET,
-    ExportedFile,
     OnnxNetwork,
     Verification,
     check_packages,

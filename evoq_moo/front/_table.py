@@ -18,7 +18,7 @@ def front_table(front: Front, *, title: str | None, max_rows: int | None) -> Tab
     table.add_column(f"difference{f' ({metric})' if metric else ''}", justify="right")
     expecting = any(point.expected is not None for point in front.points)
     if expecting:
-        table.add_column("new images (90 %)", justify="right")
+        table.add_column("new images (90 %)", justify="right", overflow="fold")
     costs = [cost_class(name) for name in cost_names() if any(name in point.costs for point in front.points)]
     for cost in costs:
         table.add_column(f"{cost.name} ({cost.unit})", justify="right")

@@ -64,6 +64,7 @@ class Record:
             self._G.append(np.asarray(G, dtype=np.float64)[:n])
         self._counts.append(self.evaluations + 1 + np.arange(n))
         self.evaluations += n
+        self.asked = self.asked[:0]
 
     def evaluate(self, X: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Evaluate vectors, for searches that are not pymoo's.
@@ -142,7 +143,6 @@ def run_algorithm(
         algorithm.evaluator.eval(problem, within, algorithm=algorithm)
         counted = algorithm.evaluator.n_eval
         record.add(*within.get("X", "F", "G"))
-        record.asked = record.asked[:0]
         whole = len(within) == len(asked)
         if whole:
             algorithm.tell(infills=generation)

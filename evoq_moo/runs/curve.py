@@ -86,14 +86,15 @@ def measure_curve(
     ]
     with track(len(wanted), f"{judge.measure} on {judge.count} images", enabled=progress and bool(wanted)) as bar:
         for kind, policy, text in wanted:
+            known = curve.of(policy, calibration=text)  # a point of the front may have one bit-width everywhere
             module: nn.Module = network.network
-            if kind != FLOAT:
+            if kind != FLOAT and known is None:
                 module = calibrate(network, policy, steps) if text else network.apply(policy)
             curve = curve.added(
                 MeasuredPolicy(
                     kind=kind,
                     policy=policy,
-                    accuracy=judge.accuracy_of(module),
+                    accuracy=judge.accuracy_of(module) if known is None else known.accuracy,
                     costs=_costs(network, policy.to_array(), costs),
                     calibration=text,
                 )
