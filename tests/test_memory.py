@@ -8,11 +8,11 @@ import pytest
 FLOAT = """
 import torch, torchvision
 with torch.no_grad():
-    torchvision.models.resnet50(weights=None).eval()(torch.randn(50, 3, 224, 224))
+    torchvision.models.resnet50(weights=None).eval()(torch.randn(20, 3, 224, 224))
 """
 QUANTIZED = """
 import torch, torchvision, evoq_moo as evoq
-network = evoq.QuantizedNetwork(torchvision.models.resnet50(weights=None), torch.randn(50, 3, 224, 224))
+network = evoq.QuantizedNetwork(torchvision.models.resnet50(weights=None), torch.randn(20, 3, 224, 224))
 network.evaluate(network.uniform(4))
 """
 PEAK = "\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

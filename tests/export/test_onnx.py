@@ -153,7 +153,10 @@ def quickly_quantized(model, sample, seed):
     return CalibratedNetwork(reference=prepared.network, layers=layers, results=results, outputs=(), report=None)
 
 
-@pytest.mark.parametrize("name", evoq.zoo.names())
+# The largest are exported by tests/test_matrix.py as well.
+@pytest.mark.parametrize(
+    "name", [n for n in evoq.zoo.names() if n not in {"resnet101", "ssd300_vgg16", "ssd300_resnet50"}]
+)
 def test_every_network_of_the_zoo(name, tmp_path):
     if name == "efficientnet_lite0":
         pytest.importorskip("efficientnet_lite_pytorch")

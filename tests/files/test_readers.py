@@ -53,7 +53,7 @@ def test_a_small_run_of_the_fuzzer(tmp_path):
         "-o",
         str(tmp_path),
         "--cases",
-        "20",
+        "10",
         "--seed",
         str(seed),
     ]

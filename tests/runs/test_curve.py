@@ -45,10 +45,13 @@ def test_float_uniform_and_points_are_measured_once(network, folder, judge):
     assert kinds == ["float"] + ["uniform"] * 6 + ["front"] * 3
     assert [row.name for row in curve.rows[1:7]] == ["W8A8", "W7A7", "W6A6", "W5A5", "W4A4", "W3A3"]
     assert curve.rows[0].costs["size"] > 3.9 * curve.rows[1].costs["size"]
-    assert len(seen) == len(curve.rows) == 10
+    # A point of the front may be one of the uniform policies.
+    different = len({row.policy for row in curve.rows})
+    assert len(curve.rows) == 10
+    assert len(seen) == different
     assert (folder / "accuracy.png").stat().st_size > 5000
     again = measure_run(network, folder, made, points=3, calibration="outputs", progress=False)
-    assert len(seen) == 13
+    assert len(seen) == different + 3
     assert [row.calibration for row in again.rows[-3:]] == ["outputs"] * 3
     assert load_front(folder).curve == again
     with pytest.raises(ArgumentError, match="other images"):
