@@ -161,6 +161,13 @@ class TestReadOnly:
 
 
 class TestSignals:
+    @pytest.fixture(autouse=True)
+    def _heard(self):
+        """A process that a shell started in the background ignores SIGINT."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_leave_a_front_and_the_same_command_goes_on(self, command, run_folder, tmp_path, monkeypatch, number):
         add, main_thread = Record.add, threading.main_thread()
