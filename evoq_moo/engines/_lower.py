@@ -14,24 +14,23 @@ import torch
 from torch import Tensor
 
 from evoq_moo.engines._kernels import Quantizer
-from evoq_moo.graph import NO_CLIP, Clip, Const, Geometry, GraphNetwork, Op, Ref, SizedGraph, aten, clip_of, is_sum
+from evoq_moo.graph import (
+    JOINS,
+    MOVES,
+    NO_CLIP,
+    Clip,
+    Const,
+    Geometry,
+    GraphNetwork,
+    Op,
+    Ref,
+    SizedGraph,
+    aten,
+    clip_of,
+    is_sum,
+)
 
-_MOVES = {
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.flip.default,
-    aten.roll.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-}
-_JOINS = {aten.cat.default, aten.stack.default}
+_MOVES = MOVES | {aten.slice.Tensor, aten.select.int}
 
 RESULTS = -2
 """Wanted as the levels of the first result that is quantized; less by 1 for each further one."""
@@ -205,7 +204,7 @@ def _move_of(
             made = _same(lambda tensors: tensors[0].reshape(shape))
     elif op.target in _MOVES and len(names) == 1:
         made = _same(lambda tensors: op.target(tensors[0], *op.args[1:], **op.kwargs))
-    elif op.target in _JOINS and len(names) == len(op.args[0]):
+    elif op.target in JOINS and len(names) == len(op.args[0]):
         made = _same(lambda tensors: op.target(tensors, *op.args[1:], **op.kwargs))
     elif op.target is operator.getitem:
         split = by_name.get(names[0])

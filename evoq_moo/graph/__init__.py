@@ -20,7 +20,7 @@ from evoq_moo.graph.inputs import (
 from evoq_moo.graph.modules import bias_of, kind_of, set_weight, weight_bytes, weight_of
 from evoq_moo.graph.network import GraphNetwork, LayerCall, NetworkGraph, SizedGraph, Values, dead_after, output_leaves
 from evoq_moo.graph.observing import observed
-from evoq_moo.graph.ops import NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, aten, clip_of, replace_op
+from evoq_moo.graph.ops import JOINS, MOVES, NO_CLIP, RELU, Clip, Const, Geometry, Op, Ref, aten, clip_of, replace_op
 from evoq_moo.graph.preparation import capture_network, prepare
 from evoq_moo.graph.prepared import Prepared
 from evoq_moo.graph.products import Product, per_channel, product, torch_layout, torch_product
@@ -40,7 +40,9 @@ from evoq_moo.graph.truths import (
 )
 
 __all__ = [
+    "JOINS",
     "LARGEST_ERROR",
+    "MOVES",
     "NO_CLIP",
     "RELU",
     "RESULT_BITS",

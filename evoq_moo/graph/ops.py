@@ -11,6 +11,22 @@ from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
 Target = Callable[..., Any]
+MOVES = {
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.flip.default,
+    aten.roll.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+}
+"""Operators that take all values of one tensor to other places, by arguments that hold for any number of samples."""
+JOINS = {aten.cat.default, aten.stack.default}
+"""Operators that take all values of several tensors to one."""
 
 
 @dataclass(frozen=True)

@@ -17,23 +17,9 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from evoq_moo.graph.network import NetworkGraph
-from evoq_moo.graph.ops import Op, Ref, aten, clip_of
+from evoq_moo.graph.ops import JOINS, MOVES, Op, Ref, aten, clip_of
 
-_SAME = {
-    aten.reshape.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.flip.default,
-    aten.roll.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-}
+_SAME = MOVES | {aten.reshape.default, aten.squeeze.default}
 _PARTS = {
     aten.slice.Tensor,
     aten.select.int,
@@ -43,7 +29,6 @@ _PARTS = {
     aten.chunk.default,
     operator.getitem,
 }
-_JOINS = {aten.cat.default, aten.stack.default}
 _POOLS = {aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default}
 _STREAMS = {
     aten.layer_norm.default,
@@ -233,7 +218,7 @@ def _kind(op: Op, graph: NetworkGraph) -> Kind:
         kind = Kind.SUM
     elif op.constants:
         pass
-    elif op.target in _JOINS:
+    elif op.target in JOINS:
         kind = Kind.JOIN
     elif op.target in _POOLS:
         kind = Kind.POOL

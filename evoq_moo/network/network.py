@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from evoq_moo._compute import MICRO_BATCH, ComputePool
-from evoq_moo.costs import CostValues, PolicyCost, policy_cost
+from evoq_moo.costs import PolicyCost, policy_cost
 from evoq_moo.difference import AUTO, Difference, Metric, resolve
 from evoq_moo.engines import Engine, EngineName, IntegerEngine, ReferenceEngine, arithmetic_of, integer_supported
 from evoq_moo.errors import ArgumentError, NetworkError, NonFiniteError, check_count, check_memory, check_name
@@ -47,15 +47,15 @@ from evoq_moo.graph import (
     weight_of,
 )
 from evoq_moo.network._setup import check_finite, ranges_fingerprint, result_ranges, tabulate
+from evoq_moo.network.module import QuantizedModule
+from evoq_moo.network.report import Evaluation, NetworkReport
 from evoq_moo.quantizer import (
     FLOAT_RESULTS,
     LayerParameters,
-    ResultParameters,
     ResultRanges,
     arithmetic,
     outlier_note,
     parameters_of,
-    quantized_copy,
 )
 from evoq_moo.space import FloatArray, IntArray, Policy, SearchSpace, check_bits, whole_bits
 
@@ -65,91 +65,6 @@ PINNED_BITS = 8
 """Bit-width of pinned layers: the field's habit for the first and last layer."""
 ResultsName = Literal["auto", "float", "int8"]
 """Which results have 8 bits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkReport:
-    """What a network's set-up found.
-
-    Attributes:
-        float_error: Largest distance of the captured network's float outputs to the given one's on all samples, as a
-            share of their largest value.
-        engine: The engine that computes policies.
-        engine_reason: Why that is not the integer engine; empty if it is.
-        results: Which results have 8 bits and why.
-        difference: Name of the difference.
-        layers: Quantizable layers.
-        macs_quantized: Share of the multiply-accumulates that they compute, 0..1.
-        parameters_quantized: Share of the parameters that are their weights, 0..1.
-        notes: What stays float and why, and what else a user should know, one sentence each.
-    """
-
-    float_error: float
-    engine: str
-    engine_reason: str
-    results: str
-    difference: str
-    layers: int
-    macs_quantized: float
-    parameters_quantized: float
-    notes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        why = f" ({self.engine_reason})" if self.engine_reason else ""
-        first = (
-            f"{self.layers} layers with {100 * self.macs_quantized:.1f} % of the MACs and "
-            f"{100 * self.parameters_quantized:.1f} % of the parameters; float outputs off by {self.float_error:.1g}; "
-            f"engine: {self.engine}{why}"
-        )
-        return "\n".join([first, self.results, f"difference: {self.difference}", *self.notes])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation(CostValues):
-    """What one policy costs and changes.
-
-    Attributes:
-        difference: Output difference to the pre-trained network on the samples, in the metric's unit.
-        costs: Every cost that needs no table, by name.
-    """
-
-    difference: float
-
-
-class QuantizedModule(nn.Module):
-    """A network that computes with one policy: what :meth:`QuantizedNetwork.apply` returns.
-
-    Attributes:
-        network: The network with its layers quantized.
-        policy: The policy.
-        layers: What each quantized layer computes with, in policy order.
-        results: How results between layers are quantized, in execution order.
-        reference: The float network; not a submodule, so not in `parameters()` or `state_dict()`.
-        preprocess: The float network's attribute of that name, if it has one (networks of the zoo do).
-    """
-
-    reference: nn.Module
-
-    def __init__(
-        self,
-        *,
-        layers: Sequence[LayerParameters],
-        results: Sequence[ResultParameters],
-        policy: Policy,
-        reference: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.network = quantized_copy(reference, layers, results)
-        self.policy = policy
-        self.layers = tuple(layers)
-        self.results = tuple(results)
-        self.__dict__["reference"] = reference
-        self.preprocess: Any = getattr(reference, "preprocess", None)
-        self.eval()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the quantized network."""
-        return self.network(*args, **kwargs)
 
 
 class QuantizedNetwork:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import evoq_moo as evoq
-from evoq_moo.cli import _app, main
+from evoq_moo.cli import _show, main
 from evoq_moo.cli._console import PlainConsole
 from evoq_moo.errors import MissingFileError
 from evoq_moo.files import write
@@ -131,7 +131,7 @@ class TestSystem:
         def fail(_):
             raise raised
 
-        monkeypatch.setattr(_app, "load_front", fail)
+        monkeypatch.setattr(_show, "load_front", fail)
         assert command("show", "x")[::2] == (1, said)
 
 
@@ -188,7 +188,7 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_elsewhere_they_end_the_command(self, command, monkeypatch, number):
-        monkeypatch.setattr(_app, "load_front", lambda _: os.kill(os.getpid(), number))
+        monkeypatch.setattr(_show, "load_front", lambda _: os.kill(os.getpid(), number))
         assert command("show", "x")[::2] == (130, "interrupted: nothing was written")
 
 

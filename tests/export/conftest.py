@@ -29,11 +29,8 @@ class Branches(nn.Module):
         return {"maps": self.up(x), "logits": self.head(torch.nn.functional.gelu(tokens).mean(1))}
 
 
-@pytest.fixture(scope="session")
-def branches(with_random_weights):
-    generator = torch.Generator().manual_seed(5)
-    model = with_random_weights(Branches(), generator)
-    samples = torch.randn(8, 3, 8, 8, generator=generator)
+def every_width(model, samples):
+    """A network whose layers may have any bit-width, 32 for weights and 16 for inputs among them."""
     return evoq.QuantizedNetwork(
         model,
         samples,
@@ -44,6 +41,13 @@ def branches(with_random_weights):
         engine="reference",
         progress=False,
     )
+
+
+@pytest.fixture(scope="session")
+def branches(with_random_weights):
+    generator = torch.Generator().manual_seed(5)
+    model = with_random_weights(Branches(), generator)
+    return every_width(model, torch.randn(8, 3, 8, 8, generator=generator))
 
 
 @pytest.fixture(scope="session")

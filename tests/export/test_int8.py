@@ -21,6 +21,7 @@ from evoq_moo.export import (
 from evoq_moo.export._integer import INTEGER_KERNELS, in_integers, kernels_of
 from evoq_moo.export._shipment import shipment_of
 from evoq_moo.graph import torch_layout
+from tests.export.conftest import every_width
 
 
 class Residual(nn.Module):
@@ -150,17 +151,7 @@ NETWORKS = {cls.__name__: cls for cls in (Residual, Fire, Shuffled, Gated, Decod
 def network(request, with_random_weights):
     generator = torch.Generator().manual_seed(3)
     model = with_random_weights(NETWORKS[request.param](), generator)
-    samples = torch.rand(6, 3, 12, 12, generator=generator)
-    return evoq.QuantizedNetwork(
-        model,
-        samples,
-        weight_bits=(*range(2, 9), 32),
-        activation_bits=(*range(2, 9), 16),
-        pinned="none",
-        difference="nmse",
-        engine="reference",
-        progress=False,
-    )
+    return every_width(model, torch.rand(6, 3, 12, 12, generator=generator))
 
 
 @pytest.fixture(scope="module")
