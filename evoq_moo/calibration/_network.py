@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -162,9 +162,10 @@ class _CalibratedData(Struct):
 
 def _layer(i: int, row: Struct, tensors: Mapping[str, Tensor]) -> LayerParameters:
     values: dict[str, Any] = {**row_dict(row), **{key: tensors.get(f"{i}.{key}") for key in _TENSORS}}
-    p = LayerParameters(**values)
-    check_parameters(p)
-    return p
+    held = object.__new__(LayerParameters)  # as it is: making parameters computes with them
+    held.__dict__.update(values)
+    check_parameters(held)
+    return replace(held)
 
 
 def _output(scale: Tensor, shift: Tensor, axis: int) -> OutputMap:
@@ -234,6 +235,10 @@ def check_parameters(p: LayerParameters) -> None:
             raise ValueError(f"layer {p.name!r} has levels {low}..{high}; {p.weight_bits} bits: {lowest}..{highest}")
         if not (p.weight_scales > 0).all():
             raise ValueError(f"layer {p.name!r} has scales that are not positive numbers")
+    weights = p.weight if p.weight is not None else p.weight_levels
+    for what, found in (("scales", p.weight_scales), ("a bias", p.bias)):
+        if found is not None and weights is not None and found.shape != weights.shape[:1]:
+            raise ValueError(f"layer {p.name!r} has {what} {tuple(found.shape)} for weights {tuple(weights.shape)}")
     if (p.activation_scale is None) != (p.activation_zero_point is None):
         raise ValueError(f"layer {p.name!r} must hold both scale and zero point of its input, or neither")
     if p.activation_scale is not None and p.activation_zero_point is not None:

@@ -6,12 +6,14 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 import evoq_moo as evoq
 from evoq_moo.calibration import CalibratedNetwork, calibrate
 from evoq_moo.errors import ArgumentError, FormatError, MissingFileError, NetworkError, UnknownNameError
+from evoq_moo.graph import digest
 from evoq_moo.quantizer import weight_range
 
 ALL = ("equalize", "features", "rounding", "outputs")
@@ -192,6 +194,31 @@ def test_damaged_files_are_errors(tmp_path, tiny_network, tiny_samples, result):
     (folder / "calibrated.safetensors").write_bytes(data[:-1] + b"x")
     with pytest.raises(FormatError, match="damaged"):
         CalibratedNetwork.load(folder, tiny_network)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "message"),
+    [
+        ("weight_levels", (), "has scales .4,. for weights"),
+        ("weight_levels", (3,), "has scales .4,. for weights .3,."),
+        ("weight_scales", (), "has scales .. for weights"),
+        ("weight_scales", (5,), "has scales .5,. for weights"),
+        ("bias", (1, 4), "has a bias .1, 4. for weights"),
+    ],
+)
+def test_tensors_of_other_shapes_are_errors(tmp_path, tiny_network, result, key, shape, message):
+    """Bug the fuzzer found: an IndexError, because parameters computed with them before they were checked."""
+    result.save(tmp_path)
+    path = tmp_path / "calibrated.safetensors"
+    tensors = safetensors.torch.load(path.read_bytes())
+    tensors[f"0.{key}"] = torch.ones(shape, dtype=tensors[f"0.{key}"].dtype)
+    data = safetensors.torch.save(tensors)
+    path.write_bytes(data)
+    text = json.loads((tmp_path / "calibrated.json").read_text())
+    text["tensors"] = digest(data)
+    (tmp_path / "calibrated.json").write_text(json.dumps(text))
+    with pytest.raises(FormatError, match=message):
+        CalibratedNetwork.load(tmp_path, tiny_network)
 
 
 @pytest.mark.parametrize(
